@@ -1,0 +1,1 @@
+//! Blobs by digest: ingest, commit, labels, leases, garbage collection, in an OCI image layout.

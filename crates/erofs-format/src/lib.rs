@@ -1,0 +1,1 @@
+//! The EROFS file system format: read, write, check, merge, verify.

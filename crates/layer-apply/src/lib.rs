@@ -1,0 +1,1 @@
+//! Applies the changes of a layer to directories, in overlay form or flattened.

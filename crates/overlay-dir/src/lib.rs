@@ -1,0 +1,1 @@
+//! Overlayfs layers on disk: directory handles, whiteouts and other markers, read and written.
