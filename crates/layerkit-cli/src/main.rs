@@ -1,0 +1,2 @@
+//! The `layerkit` command.
+fn main() {}
