@@ -62,6 +62,24 @@ impl Snapshot {
         self
     }
 
+    /// The same list with times cut to whole seconds, as most layer tars carry them.
+    #[must_use]
+    pub fn in_whole_seconds(mut self) -> Self {
+        for seen in self.entries.values_mut() {
+            seen.metadata.mtime = seen.metadata.mtime.truncated();
+        }
+        self
+    }
+
+    /// The same list without the extended attributes whose names begin with `prefix`.
+    #[must_use]
+    pub fn without_xattrs(mut self, prefix: &str) -> Self {
+        for seen in self.entries.values_mut() {
+            seen.xattrs.retain(|name, _| !name.starts_with(prefix.as_bytes()));
+        }
+        self
+    }
+
     /// The same list without the root.
     #[must_use]
     pub fn without_root(mut self) -> Self {
