@@ -224,7 +224,10 @@ impl<'a> Content<'a> {
         for extent in extents {
             let end = extent.offset.checked_add(extent.len);
             if extent.offset < at || extent.len == 0 || end.is_none_or(|end| end > len) {
-                return Err(Error::new(ErrorKind::InvalidArchive, format!("unusable sparse map at {extent:?}")));
+                return Err(Error::new(
+                    ErrorKind::InvalidArchive,
+                    format!("unusable sparse map at {extent:?}"),
+                ));
             }
             at = extent.end();
         }

@@ -83,7 +83,8 @@ impl FromStr for Digest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let invalid = |why: &str| Err(Error::new(ErrorKind::InvalidArgument, format!("{text:?} is no digest: {why}")));
+        let invalid =
+            |why: &str| Err(Error::new(ErrorKind::InvalidArgument, format!("{text:?} is no digest: {why}")));
         let Some((name, encoded)) = text.split_once(':') else { return invalid("no colon") };
         let part = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !name.split(['+', '.', '_', '-']).all(part) {
@@ -203,7 +204,16 @@ mod tests {
 
     #[test]
     fn text_that_could_be_a_path_is_no_digest() {
-        for bad in ["sha256:../../etc/passwd", "sha256:abc", "sha256", ":abc", "SHA256:00", "a/b:00", "sha256:", "x:a/b"] {
+        for bad in [
+            "sha256:../../etc/passwd",
+            "sha256:abc",
+            "sha256",
+            ":abc",
+            "SHA256:00",
+            "a/b:00",
+            "sha256:",
+            "x:a/b",
+        ] {
             assert_eq!(bad.parse::<Digest>().unwrap_err().kind(), &ErrorKind::InvalidArgument, "{bad}");
         }
         let upper = format!("sha256:{}", "A".repeat(64));

@@ -260,7 +260,9 @@ impl fmt::Display for Error {
         f.write_str(&self.0.message)?;
         match &self.0.kind {
             ErrorKind::DigestMismatch { expected, got } => write!(f, " (expected {expected}, got {got})")?,
-            ErrorKind::SizeMismatch { expected, got } => write!(f, " (expected {expected} bytes, got {got})")?,
+            ErrorKind::SizeMismatch { expected, got } => {
+                write!(f, " (expected {expected} bytes, got {got})")?
+            }
             ErrorKind::LimitExceeded { limit } => write!(f, " (limit {limit})")?,
             ErrorKind::WrongForm { expected, got } => write!(f, " (expected {expected}, got {got})")?,
             _ => {}
@@ -331,7 +333,10 @@ mod tests {
 
     #[test]
     fn the_sentence_names_entry_and_offset() {
-        let error = Error::new(ErrorKind::Truncated, "payload ends early").entry(b"etc/\xffpasswd").index(3).offset(1024);
+        let error = Error::new(ErrorKind::Truncated, "payload ends early")
+            .entry(b"etc/\xffpasswd")
+            .index(3)
+            .offset(1024);
         assert_eq!(error.to_string(), "etc/\\xffpasswd: payload ends early (entry 3, offset 1024)");
     }
 

@@ -139,7 +139,8 @@ impl MediaType {
 }
 
 fn is_docker_layer(base: &str) -> bool {
-    [DOCKER_TAR, DOCKER_TAR_GZIP, DOCKER_TAR_ZSTD, DOCKER_FOREIGN_TAR, DOCKER_FOREIGN_TAR_GZIP].contains(&base)
+    [DOCKER_TAR, DOCKER_TAR_GZIP, DOCKER_TAR_ZSTD, DOCKER_FOREIGN_TAR, DOCKER_FOREIGN_TAR_GZIP]
+        .contains(&base)
 }
 
 impl FromStr for MediaType {

@@ -4,11 +4,18 @@
 //! what it is; directories of the same name merge until one is opaque, a whiteout or no directory; a
 //! redirect changes where the layers below are looked into; a metacopy file takes its data from the first
 //! layer below that has some, data-only layers last.
+//!
+//! What is not here is what the kernel does for a mounted upper directory only: with `index=on` it shows
+//! the changed content under every name of a hard-linked lower file, with the help of its work directory.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map},
+    sync::Arc,
+};
 
 use crate::{
-    Error, ErrorKind, LayerPath, ReadAt, Result,
+    Error, ErrorKind, LayerPath, LayerPathBuf, ReadAt, Result,
     layer::Stack,
     tree::{LayerDir, LayerTree, LayerTreeExt, Markers, Node, NodeKind, Redirect},
 };
@@ -47,7 +54,9 @@ impl Merged {
         if layers.is_empty() {
             return Err(Error::new(ErrorKind::InvalidArgument, "a merged view needs a layer"));
         }
-        Ok(Self { layers: Arc::new(Layers { merged: layers, data_only: Vec::new(), follow_redirects: true }) })
+        Ok(Self {
+            layers: Arc::new(Layers { merged: layers, data_only: Vec::new(), follow_redirects: true }),
+        })
     }
 
     /// The view of a stack.
@@ -89,134 +98,192 @@ impl LayerTree for Merged {
 /// A directory of a merged view: the directories of single layers that it is made of.
 struct MergedDir {
     layers: Arc<Layers>,
-    /// Nearest first, never empty; each with the number of its layer.
+    /// Nearest first, never empty.
     parts: Vec<Part>,
 }
 
+/// A directory of one layer, with the number of the layer.
 #[derive(Clone)]
 struct Part {
     layer: usize,
     dir: Arc<dyn LayerDir>,
 }
 
+/// One layer's share of an entry: what `name` is in `part`.
+struct Hit {
+    part: Part,
+    name: Box<[u8]>,
+    node: Node,
+}
+
+impl Hit {
+    /// Whether layers below are looked into for more of the entry.
+    fn goes_on(&self) -> bool {
+        match self.node.kind {
+            NodeKind::Directory => !self.node.markers.opaque,
+            _ => self.node.markers.metacopy.is_some(),
+        }
+    }
+
+    /// Whether what a layer below has can be a part of the same entry.
+    fn takes(&self, below: &Node) -> bool {
+        match self.node.kind {
+            NodeKind::Directory => below.is_dir(),
+            _ => matches!(below.kind, NodeKind::File { .. }),
+        }
+    }
+}
+
+/// The way of one look-up through the layers: gives a [`Hit`] for each layer that has a share of the entry,
+/// nearest first. Each step goes down at least one layer, so that no redirect leads in a circle.
+struct Descent<'a> {
+    layers: &'a Arc<Layers>,
+    /// The directories to look into, nearest first.
+    parts: Cow<'a, [Part]>,
+    /// How many of them were looked into.
+    done: usize,
+    /// The name there.
+    name: Box<[u8]>,
+    /// The last absolute redirect, which is also how data-only layers know the file.
+    absolute: Option<LayerPathBuf>,
+    last: Option<Hit>,
+}
+
+impl Descent<'_> {
+    /// Goes down to the next layer with a share of the entry; [`None`] when there is none left.
+    fn step(&mut self) -> Result<Option<&Hit>> {
+        if self.last.as_ref().is_some_and(|hit| !hit.goes_on()) {
+            return Ok(None);
+        }
+        if let Some(hit) = &self.last
+            && let Some(redirect) = hit.node.markers.redirect.clone()
+        {
+            self.follow(hit.part.layer, redirect)?;
+        }
+        while let Some(part) = self.parts.get(self.done) {
+            self.done += 1;
+            let Some(node) = part.dir.lookup(&self.name)? else { continue };
+            let fits = match &self.last {
+                Some(above) => above.takes(&node),
+                None => !node.is_whiteout(),
+            };
+            if !fits {
+                break;
+            }
+            let hit = Hit { part: part.clone(), name: self.name.clone(), node };
+            return Ok(Some(self.last.insert(hit)));
+        }
+        self.done = self.parts.len();
+        Ok(None)
+    }
+
+    /// Looks for the rest of the entry where a redirect found in `layer` points to.
+    fn follow(&mut self, layer: usize, redirect: Redirect) -> Result<()> {
+        match redirect {
+            _ if !self.layers.follow_redirects => self.done = self.parts.len(),
+            Redirect::Sibling(sibling) => self.name = sibling,
+            Redirect::Absolute(path) => {
+                // A redirect to the root resolves to nothing; no overlay makes one.
+                let (parent, name) = path.as_path().split_last().unwrap_or_default();
+                self.parts = MergedDir::at_path(self.layers, layer + 1, parent)?.into();
+                self.done = 0;
+                self.name = name.into();
+                self.absolute = Some(path);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl MergedDir {
     /// The root of the layers from number `from` on. `opaque` on a root has no effect, as in the kernel.
     fn root(layers: &Arc<Layers>, from: usize) -> Result<Self> {
         let parts = layers.merged.iter().enumerate().skip(from);
-        let parts = parts.map(|(layer, tree)| Ok(Part { layer, dir: tree.root()? })).collect::<Result<_>>()?;
+        let parts =
+            parts.map(|(layer, tree)| Ok(Part { layer, dir: tree.root()? })).collect::<Result<_>>()?;
         Ok(Self { layers: layers.clone(), parts })
+    }
+
+    /// The directories that make up `path` in the layers from number `from` on; none where there is none.
+    fn at_path(layers: &Arc<Layers>, from: usize, path: LayerPath<'_>) -> Result<Vec<Part>> {
+        let mut dir = Self::root(layers, from)?;
+        for name in path.components() {
+            dir.parts = dir.merge(name)?;
+        }
+        Ok(dir.parts)
+    }
+
+    fn descend(&self, name: &[u8]) -> Descent<'_> {
+        let parts = Cow::Borrowed(&self.parts[..]);
+        Descent { layers: &self.layers, parts, done: 0, name: name.into(), absolute: None, last: None }
     }
 
     /// The directories that make up the directory `name`, nearest first; none where there is no directory.
     fn merge(&self, name: &[u8]) -> Result<Vec<Part>> {
         let mut found = Vec::new();
-        let mut name = name.to_vec();
-        for part in &self.parts {
-            let Some(node) = part.dir.lookup(&name)? else { continue };
-            if !node.is_dir() {
-                break;
-            }
-            found.push(Part { layer: part.layer, dir: part.dir.open_dir(&name)? });
-            if node.markers.opaque {
-                break;
-            }
-            match node.markers.redirect {
-                Some(_) if !self.layers.follow_redirects => break,
-                Some(Redirect::Sibling(sibling)) => name = sibling.into_vec(),
-                Some(Redirect::Absolute(path)) => {
-                    found.extend(self.merge_path(part.layer + 1, path.as_path())?);
-                    break;
-                }
-                None => {}
-            }
+        let mut descent = self.descend(name);
+        while let Some(hit) = descent.step()?.filter(|hit| hit.node.is_dir()) {
+            found.push(Part { layer: hit.part.layer, dir: hit.part.dir.open_dir(&hit.name)? });
         }
         Ok(found)
     }
 
-    /// The directories that make up `path` in the layers from number `from` on.
-    fn merge_path(&self, from: usize, path: LayerPath<'_>) -> Result<Vec<Part>> {
-        if from >= self.layers.merged.len() {
-            return Ok(Vec::new());
-        }
-        let mut dir = Self::root(&self.layers, from)?;
-        for name in path.components() {
-            dir.parts = dir.merge(name)?;
-            if dir.parts.is_empty() {
-                break;
-            }
-        }
-        Ok(dir.parts)
+    /// The nearest share of `name`.
+    fn nearest(&self, name: &[u8]) -> Result<Option<Hit>> {
+        let mut descent = self.descend(name);
+        descent.step()?;
+        Ok(descent.last)
     }
 
-    /// The nearest node of that name, with the place of its part.
-    fn nearest(&self, name: &[u8]) -> Result<Option<(usize, Node)>> {
-        for (at, part) in self.parts.iter().enumerate() {
-            match part.dir.lookup(name)? {
-                None => {}
-                Some(node) if node.is_whiteout() => return Ok(None),
-                Some(node) => return Ok(Some((at, node))),
-            }
+    /// The share of the metacopy file `name` that has the data.
+    fn data_of(&self, name: &[u8]) -> Result<Data> {
+        let mut descent = self.descend(name);
+        while descent.step()?.is_some() {}
+        if let Some(hit) = descent.last.filter(|hit| !hit.goes_on()) {
+            return Ok(Data::Found(Box::new(hit)));
         }
-        Ok(None)
-    }
-
-    /// Where the data of the metacopy file `name` is, that `node` of part `at` stands for.
-    fn data_below(&self, at: usize, name: &[u8], node: &Node) -> Result<(Arc<dyn LayerDir>, Vec<u8>, Node)> {
-        let lost = || Error::new(ErrorKind::UnsupportedMarker { marker: "metacopy" }, "no layer has the data").entry(name);
-        let mut name = name.to_vec();
-        let mut markers = node.markers.clone();
-        let mut rest = self.parts[at + 1..].to_vec();
-        let mut below = self.parts[at].layer + 1;
-        // Each turn goes down at least one layer.
-        loop {
-            match markers.redirect.take() {
-                Some(_) if !self.layers.follow_redirects => return Err(lost()),
-                Some(Redirect::Sibling(sibling)) => name = sibling.into_vec(),
-                Some(Redirect::Absolute(path)) => {
-                    let (parent, last) = path.as_path().split_last().ok_or_else(lost)?;
-                    name = last.to_vec();
-                    rest = self.merge_path(below, parent)?;
-                    let found = rest.iter().try_fold(None, |seen: Option<()>, part| match seen {
-                        Some(()) => Ok(seen),
-                        None => part.dir.lookup(&name).map(|node| node.map(|_| ())),
-                    })?;
-                    if found.is_none() {
-                        return self.data_only(parent, &name)?.ok_or_else(lost);
-                    }
-                }
-                None => {}
-            }
-            let mut hit = None;
-            for (at, part) in rest.iter().enumerate() {
-                if let Some(node) = part.dir.lookup(&name)? {
-                    hit = Some((at, node));
-                    break;
-                }
-            }
-            let (at, node) = hit.ok_or_else(lost)?;
-            if !matches!(node.kind, NodeKind::File { .. }) {
-                return Err(lost());
-            }
-            if node.markers.metacopy.is_none() {
-                return Ok((rest[at].dir.clone(), name, node));
-            }
-            below = rest[at].layer + 1;
-            rest = rest[at + 1..].to_vec();
-            markers = node.markers;
-        }
-    }
-
-    fn data_only(&self, parent: LayerPath<'_>, name: &[u8]) -> Result<Option<(Arc<dyn LayerDir>, Vec<u8>, Node)>> {
-        for layer in &self.layers.data_only {
+        // KERNEL(6.5): layers below `::`. Only there the file may be missing and still be shown.
+        let Some(path) = descent.absolute.filter(|_| !self.layers.data_only.is_empty()) else {
+            return Ok(Data::Nowhere);
+        };
+        for (at, layer) in self.layers.data_only.iter().enumerate() {
+            let (parent, name) = path.as_path().split_last().unwrap_or_default();
             let Some(dir) = layer.find_dir(parent)? else { continue };
             if let Some(node) = dir.lookup(name)?
                 && matches!(node.kind, NodeKind::File { .. })
             {
-                return Ok(Some((dir, name.to_vec(), node)));
+                let part = Part { layer: self.layers.merged.len() + at, dir };
+                return Ok(Data::Found(Box::new(Hit { part, name: name.into(), node })));
             }
         }
-        Ok(None)
+        Ok(Data::Late)
     }
+
+    /// What is shown of the nearest share of an entry.
+    fn shown(&self, name: &[u8], mut node: Node) -> Result<Node> {
+        if node.markers.metacopy.is_some() {
+            node.data = match self.data_of(name)? {
+                Data::Found(hit) => hit.node.content_id(),
+                Data::Late => None,
+                Data::Nowhere => return Err(no_data(name)),
+            };
+        }
+        node.markers = Markers::default();
+        Ok(node)
+    }
+}
+
+/// Where the data of a metacopy file is.
+enum Data {
+    Found(Box<Hit>),
+    /// It belongs into a data-only layer, but is not there: the kernel says so when the file is opened.
+    Late,
+    /// No layer has it: the kernel fails the look-up.
+    Nowhere,
+}
+
+fn no_data(name: &[u8]) -> Error {
+    Error::new(ErrorKind::UnsupportedMarker { marker: "metacopy" }, "no layer has the data").entry(name)
 }
 
 impl LayerDir for MergedDir {
@@ -227,44 +294,24 @@ impl LayerDir for MergedDir {
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Option<Node>> {
-        let Some((at, mut node)) = self.nearest(name)? else { return Ok(None) };
-        if node.markers.metacopy.is_some() {
-            // Where no layer has the data, the name still exists: the kernel fails on open, not on stat.
-            match self.data_below(at, name, &node) {
-                Ok((_, _, below)) => node.data = below.content_id(),
-                Err(error) if matches!(error.kind(), ErrorKind::UnsupportedMarker { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        node.markers = Markers::default();
-        Ok(Some(node))
+        self.nearest(name)?.map(|hit| self.shown(name, hit.node)).transpose()
     }
 
     fn names(&self) -> Result<Vec<Box<[u8]>>> {
-        if let [only] = &self.parts[..] {
-            let mut names = only.dir.names()?;
-            let mut failed = None;
-            names.retain(|name| match only.dir.lookup(name) {
-                Ok(node) => node.is_some_and(|node| !node.is_whiteout()),
-                Err(error) => {
-                    failed.get_or_insert(error);
-                    false
-                }
-            });
-            return failed.map_or(Ok(names), Err);
-        }
-        let mut hidden: BTreeSet<Box<[u8]>> = BTreeSet::new();
-        let mut shown: BTreeSet<Box<[u8]>> = BTreeSet::new();
+        Ok(self.entries()?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    fn entries(&self) -> Result<Vec<(Box<[u8]>, Node)>> {
+        let mut entries: BTreeMap<Box<[u8]>, Option<Node>> = BTreeMap::new();
         for part in &self.parts {
-            for name in part.dir.names()? {
-                if shown.contains(&name) || hidden.contains(&name) {
-                    continue;
+            for (name, node) in part.dir.entries()? {
+                if let btree_map::Entry::Vacant(place) = entries.entry(name) {
+                    place.insert((!node.is_whiteout()).then_some(node));
                 }
-                let whiteout = part.dir.lookup(&name)?.is_none_or(|node| node.is_whiteout());
-                if whiteout { &mut hidden } else { &mut shown }.insert(name);
             }
         }
-        Ok(shown.into_iter().collect())
+        let shown = entries.into_iter().filter_map(|(name, node)| Some((name, node?)));
+        shown.map(|(name, node)| self.shown(&name, node).map(|node| (name, node))).collect()
     }
 
     fn open_dir(&self, name: &[u8]) -> Result<Arc<dyn LayerDir>> {
@@ -280,12 +327,14 @@ impl LayerDir for MergedDir {
     }
 
     fn open_file(&self, name: &[u8]) -> Result<Box<dyn ReadAt>> {
-        let (at, node) =
-            self.nearest(name)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such file").entry(name))?;
-        if node.markers.metacopy.is_none() {
-            return self.parts[at].dir.open_file(name);
+        let missing = || Error::new(ErrorKind::NotFound, "no such file").entry(name);
+        let mut hit = self.nearest(name)?.ok_or_else(missing)?;
+        if hit.node.markers.metacopy.is_some() {
+            hit = match self.data_of(name)? {
+                Data::Found(hit) => *hit,
+                Data::Late | Data::Nowhere => return Err(no_data(name)),
+            };
         }
-        let (dir, name, _) = self.data_below(at, name, &node)?;
-        dir.open_file(&name)
+        hit.part.dir.open_file(&hit.name)
     }
 }

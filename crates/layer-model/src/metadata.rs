@@ -84,7 +84,13 @@ impl Metadata {
 
 /// Extended attributes, sorted by name, each name once. Names and values are bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
-pub struct Xattrs(Vec<(Box<[u8]>, Box<[u8]>)>);
+pub struct Xattrs(Vec<Attribute>);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Attribute {
+    name: Box<[u8]>,
+    value: Box<[u8]>,
+}
 
 impl Xattrs {
     /// No attributes.
@@ -107,16 +113,16 @@ impl Xattrs {
 
     /// The value of `name`.
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
-        self.position(name).ok().map(|at| &*self.0[at].1)
+        self.position(name).ok().map(|at| &*self.0[at].value)
     }
 
     /// Sets `name`, and returns the value that it had.
     pub fn insert(&mut self, name: impl Into<Box<[u8]>>, value: impl Into<Box<[u8]>>) -> Option<Box<[u8]>> {
         let (name, value) = (name.into(), value.into());
         match self.position(&name) {
-            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, value)),
+            Ok(at) => Some(std::mem::replace(&mut self.0[at].value, value)),
             Err(at) => {
-                self.0.insert(at, (name, value));
+                self.0.insert(at, Attribute { name, value });
                 None
             }
         }
@@ -124,12 +130,12 @@ impl Xattrs {
 
     /// Takes `name` away, and returns the value that it had.
     pub fn remove(&mut self, name: &[u8]) -> Option<Box<[u8]>> {
-        self.position(name).ok().map(|at| self.0.remove(at).1)
+        self.position(name).ok().map(|at| self.0.remove(at).value)
     }
 
     /// Keeps the attributes for which `keep` says so.
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
-        self.0.retain(|(name, value)| keep(name, value));
+        self.0.retain(|Attribute { name, value }| keep(name, value));
     }
 
     /// Takes all attributes away, and keeps the memory.
@@ -139,11 +145,11 @@ impl Xattrs {
 
     /// Names and values, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> + Clone {
-        self.0.iter().map(|(name, value)| (&**name, &**value))
+        self.0.iter().map(|Attribute { name, value }| (&**name, &**value))
     }
 
     fn position(&self, name: &[u8]) -> Result<usize, usize> {
-        self.0.binary_search_by(|(have, _)| (**have).cmp(name))
+        self.0.binary_search_by(|have| (*have.name).cmp(name))
     }
 }
 
@@ -170,7 +176,8 @@ mod tests {
 
     #[test]
     fn attributes_are_sorted_and_unique() {
-        let mut xattrs: Xattrs = [(&b"user.b"[..], &b"1"[..]), (b"user.a", b"2"), (b"user.b", b"3")].into_iter().collect();
+        let mut xattrs: Xattrs =
+            [(&b"user.b"[..], &b"1"[..]), (b"user.a", b"2"), (b"user.b", b"3")].into_iter().collect();
         let names: Vec<_> = xattrs.iter().map(|(name, _)| name).collect();
         assert_eq!(names, [b"user.a", b"user.b"]);
         assert_eq!(xattrs.get(b"user.b"), Some(&b"3"[..]));

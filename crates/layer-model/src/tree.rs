@@ -43,6 +43,19 @@ pub trait LayerDir: Send + Sync {
     /// Those of reading the form.
     fn names(&self) -> Result<Vec<Box<[u8]>>>;
 
+    /// All names with what they are, in bytewise order: [`LayerDir::names`] and [`LayerDir::lookup`] in one.
+    ///
+    /// For whoever wants both, as a form may have the second at hand while it finds the first: a merged view
+    /// has to know which names are whiteouts. Names that are gone by the time they are looked at are left
+    /// out.
+    ///
+    /// # Errors
+    /// Those of reading the form.
+    fn entries(&self) -> Result<Vec<(Box<[u8]>, Node)>> {
+        let names = self.names()?.into_iter();
+        names.filter_map(|name| self.lookup(&name).map(|node| Some((name, node?))).transpose()).collect()
+    }
+
     /// Opens the directory `name`.
     ///
     /// # Errors
@@ -162,7 +175,15 @@ pub enum NlinkDelta {
 impl Node {
     /// A node of this type with no attributes, no inode and one name.
     pub fn new(kind: NodeKind, metadata: Metadata) -> Self {
-        Self { kind, metadata, xattrs: Xattrs::new(), inode: None, nlink: 1, data: None, markers: Markers::default() }
+        Self {
+            kind,
+            metadata,
+            xattrs: Xattrs::new(),
+            inode: None,
+            nlink: 1,
+            data: None,
+            markers: Markers::default(),
+        }
     }
 
     /// Whether this is a directory.

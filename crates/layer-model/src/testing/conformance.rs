@@ -50,12 +50,28 @@ fn cases() -> Vec<(&'static str, MemoryLayer, MemoryLayer)> {
         ("a directory is removed", base(), new().whiteout("d")),
         ("a directory is emptied and filled", base(), new().opaque("d").mode("d", 0o700).file("d/new", "3")),
         ("a directory becomes a file", base(), new().file("d", "flat")),
-        ("a file becomes a directory", base(), new().dir("etc", 0o755).dir("etc/issue", 0o755).file("etc/issue/n", "4")),
+        (
+            "a file becomes a directory",
+            base(),
+            new().dir("etc", 0o755).dir("etc/issue", 0o755).file("etc/issue/n", "4"),
+        ),
         ("a link becomes a file", base(), new().file("link", "plain")),
         ("modes and owners change", base(), new().dir("d", 0o711).owner("d", 5, 6)),
-        ("names that sort around the slash", base(), new().file("a/b/c", "1").file("a/b-", "2").file("a-b", "3")),
-        ("hard links are added", base(), new().file("one", "linked").link("two", "one").link("zz/three", "one")),
-        ("special files are added", base(), new().char_device("null", 1, 3).fifo("pipe").symlink("s", "/abs")),
+        (
+            "names that sort around the slash",
+            base(),
+            new().file("a/b/c", "1").file("a/b-", "2").file("a-b", "3"),
+        ),
+        (
+            "hard links are added",
+            base(),
+            new().file("one", "linked").link("two", "one").link("zz/three", "one"),
+        ),
+        (
+            "special files are added",
+            base(),
+            new().char_device("null", 1, 3).fifo("pipe").symlink("s", "/abs"),
+        ),
         ("set-id bits and times", base(), new().file("su", "x").mode("su", 0o6755).mtime("su", 7, 0)),
     ]
 }
@@ -127,7 +143,9 @@ pub fn applier_conformance<A>(
 
         let mut layers: Vec<std::sync::Arc<dyn LayerTree>> = vec![std::sync::Arc::new(applied.layer)];
         if let Some(stack) = &stack {
-            layers.extend(stack.iter().map(|l| std::sync::Arc::new(l.clone()) as std::sync::Arc<dyn LayerTree>));
+            layers.extend(
+                stack.iter().map(|l| std::sync::Arc::new(l.clone()) as std::sync::Arc<dyn LayerTree>),
+            );
         }
         let got = Merged::new(layers).unwrap_or_else(|e| panic!("{name}: {}", e.chain()));
         let want = merged(&[case.layer.clone(), case.parents[0].clone()]);
@@ -177,4 +195,3 @@ impl LayerSource for Broken {
         }
     }
 }
-

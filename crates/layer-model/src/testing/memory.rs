@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     Action, Change, Content, Device, Entry, EntryKind, Error, ErrorKind, Form, Layer, LayerDir, LayerPath,
-    LayerPathBuf, LayerSource, LayerTree, Metadata, Node, NodeKind, ReadAt, Result, Timestamp,
-    tree::InodeId,
+    LayerPathBuf, LayerSource, LayerTree, Metadata, Node, NodeKind, ReadAt, Result, Timestamp, tree::InodeId,
 };
 
 /// A layer, or a merged tree, in memory. Building it by hand reads like a listing:
@@ -214,7 +213,8 @@ impl MemoryLayer {
             let mut content = content.clone();
             match link {
                 Some(target) => {
-                    let missing = || Error::new(ErrorKind::NotFound, "no target for the hard link").at(path.as_path());
+                    let missing =
+                        || Error::new(ErrorKind::NotFound, "no target for the hard link").at(path.as_path());
                     (node, content) = tree.nodes.get(target).ok_or_else(missing)?.clone();
                 }
                 None => {
@@ -339,6 +339,7 @@ pub struct OwnedChange {
 
 /// What happens at a path.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are entries, and a test has few")]
 pub enum OwnedAction {
     /// This is there now.
     Upsert {
