@@ -127,18 +127,29 @@ impl LayerPathBuf {
     /// # Errors
     /// [`ErrorKind::InvalidArchive`] when a byte is NUL.
     pub fn clean(name: &[u8]) -> Result<Self> {
+        let mut path = Self(Vec::with_capacity(name.len()));
+        path.set_clean(name)?;
+        Ok(path)
+    }
+
+    /// Replaces the path by what [`LayerPathBuf::clean`] makes of `name`, in the memory that it has already: for
+    /// readers that go through many names.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArchive`] when a byte is NUL; the path is the root then.
+    pub fn set_clean(&mut self, name: &[u8]) -> Result<()> {
+        self.0.clear();
         if name.contains(&0) {
             return Err(Error::new(ErrorKind::InvalidArchive, "name holds a NUL byte").entry(name));
         }
-        let mut path = Self(Vec::with_capacity(name.len()));
         for component in name.split(|b| *b == b'/') {
             match component {
                 b"" | b"." => {}
-                b".." => path.pop(),
-                name => path.push_checked(name),
+                b".." => self.pop(),
+                name => self.push_checked(name),
             }
         }
-        Ok(path)
+        Ok(())
     }
 
     /// Borrows the path.
