@@ -119,6 +119,8 @@ warning_kinds! {
     XattrDropped => "extended attribute left out",
     /// An extended attribute without a value was not written, as no tar carries it.
     EmptyXattrDropped => "empty extended attribute left out",
+    /// A file capability counts for the root of another user namespace than the layer's, and was kept so.
+    ForeignCapability => "file capability of another user namespace kept as it is",
     /// A socket was left out: no layer carries one.
     SocketDropped => "socket left out",
     /// A device node was left out, or made as an empty file.
