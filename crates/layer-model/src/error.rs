@@ -198,6 +198,13 @@ impl Error {
         self
     }
 
+    /// Says in which larger thing it happened ("layer 2"), in front of the message.
+    #[must_use]
+    pub fn context(mut self, place: impl fmt::Display) -> Self {
+        self.0.message = format!("{place}: {}", self.0.message);
+        self
+    }
+
     /// The cause.
     #[must_use]
     pub fn cause(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
