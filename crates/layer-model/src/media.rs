@@ -78,6 +78,11 @@ impl MediaType {
         )
     }
 
+    /// A layer tar of which the compression is to be found by looking: Docker's type, which never said it.
+    pub fn layer_tar_detected() -> Self {
+        Self(DOCKER_TAR.into())
+    }
+
     /// The whole text.
     pub fn as_str(&self) -> &str {
         &self.0
