@@ -45,7 +45,7 @@ mirror() {
 
 base_system() { # SUITE DIR
     # debootstrap wants the directory empty but for what it made itself
-    find "$2" -mindepth 1 -delete
+    find "$2" -xdev -mindepth 1 -delete
     debootstrap --variant=minbase --include=ca-certificates "$1" "$2" "$(mirror)" >"$top/image.log" || {
         tail -n 20 "$top/image.log" >&2
         return 1
@@ -115,6 +115,8 @@ for layer in manifest["layers"]:
 PY
 }
 
+exec 9>"$top/image.lock"
+flock 9
 [ "$(cat "$out/.complete" 2>/dev/null)" = "$recipe" ] && exit 0
 mountpoint -q "$top/root/mnt" || { say "run peers.sh up first" && exit 1; }
 need=""
@@ -127,11 +129,13 @@ if [ -n "$need" ]; then
 fi
 
 begin=$SECONDS
-rm -rf "$out"
-mkdir -p "$out"
 rootfs=$out/bundle/rootfs
 bundle=/mnt/inputs/bundle
-trap 'umount "$rootfs/proc" "$rootfs/dev" 2>/dev/null || true' EXIT
+leave() { umount "$rootfs/proc" "$rootfs/dev" 2>/dev/null || true; }
+trap leave EXIT
+leave # what an earlier run that was killed left mounted
+rm -rf --one-file-system "$out"
+mkdir -p "$out"
 
 umoci init --layout "$image"
 umoci new --image "$image:v1"

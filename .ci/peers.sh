@@ -11,6 +11,7 @@
 #   peers.sh stop              stop containerd
 #   peers.sh versions          what is in it, one "package version" a line
 #   peers.sh env               the variables that the tests read, for `eval`
+#   peers.sh is-up             exit status 0 when it is mounted
 #   peers.sh down              stop containerd and unmount everything
 #
 # LAYERKIT_PEERS_DIR (default /var/cache/layerkit-peers) holds it, outside the
@@ -42,7 +43,7 @@ at_least="containerd 2.1
 erofs-utils 1.9
 umoci 0.5"
 # A root made from another recipe than this one is made anew.
-recipe=$(printf '%s\n' "recipe 1" $packages $at_least | sha256sum | cut -d' ' -f1)
+recipe=$(printf '%s\n' "recipe 1" "$packages" "$at_least" | sha256sum | cut -d' ' -f1)
 
 say() { echo "peers: $*" >&2; }
 die() {
@@ -80,7 +81,8 @@ need_debootstrap() {
 
 mount_all() {
     mkdir -p "$root" "$share"
-    mountpoint -q "$root" || mount --bind "$base" "$root"
+    # private: a mount made below it must not show up in base as well
+    mountpoint -q "$root" || { mount --bind "$base" "$root" && mount --make-private "$root"; }
     mountpoint -q "$root/proc" || mount --bind /proc "$root/proc"
     local d
     for d in sys dev; do
@@ -105,7 +107,7 @@ fill() { # SUITE: an empty root of that suite, then the packages
     [ -n "$from" ] || die "apt on this machine names no Debian mirror; set LAYERKIT_PEERS_MIRROR"
 
     unmount_all
-    rm -rf "$base"
+    rm -rf --one-file-system "$base"
     mkdir -p "$base"
     debootstrap --variant=minbase --include=ca-certificates "$suite" "$base" "$from" "$script" >"$top/debootstrap.log" || {
         tail -n 20 "$top/debootstrap.log" >&2
@@ -204,8 +206,7 @@ start_containerd() {
     # exec, so that $! is containerd itself
     (exec chroot "$root" containerd -c /etc/ctrd/config.toml) </dev/null >"$top/containerd.log" 2>&1 &
     echo $! >"$top/containerd.pid"
-    local n
-    for n in $(seq 150); do
+    for _ in $(seq 150); do
         inside ctr -a "$socket" version >/dev/null 2>&1 && return
         sleep 0.1
     done
@@ -214,13 +215,10 @@ start_containerd() {
 }
 
 stop_containerd() {
-    local pid n
+    local pid
     pid=$(containerd_pid) || return 0
     kill "$pid"
-    for n in $(seq 50); do
-        kill -0 "$pid" 2>/dev/null || break
-        sleep 0.1
-    done
+    timeout 5 tail --pid="$pid" -f /dev/null || true
     rm -f "$top/containerd.pid"
 }
 
@@ -229,9 +227,12 @@ up) up ;;
 run) shift && inside "$@" ;;
 containerd) start_containerd ;;
 stop) stop_containerd ;;
-# shellcheck disable=SC2086,SC2016
-versions) inside dpkg-query -Wf '${Package} ${Version}\n' $packages ;;
+versions)
+    # shellcheck disable=SC2086,SC2016
+    inside dpkg-query -Wf '${Package} ${Version}\n' $packages
+    ;;
 env) printf 'export LAYERKIT_PEERS=%q LAYERKIT_INPUTS=%q\n' "$root" "$share/inputs" ;;
+is-up) mountpoint -q "$root/proc" ;;
 down) stop_containerd && unmount_all ;;
 *)
     sed -n '2,/^set -/{/^#/p}' "$0" | sed 's/^# \{0,1\}//'

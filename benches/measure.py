@@ -1,0 +1,168 @@
+"""Runs a command and tells what it took: seconds, CPU seconds, peak memory."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Failed(Exception):
+    """A measured command failed; the message says which and what it said."""
+
+
+@dataclass
+class Sample:
+    """One run."""
+
+    seconds: float
+    cpu: float
+    peak: int
+    """Peak resident memory of the largest process, in bytes. The kernel counts what this
+    Python had resident when it forked, about 20 MiB: less cannot be seen."""
+    report: dict = field(default_factory=dict)
+    """The JSON that the command printed."""
+
+
+@dataclass
+class Series:
+    """The runs of one command."""
+
+    who: str
+    samples: list = field(default_factory=list)
+
+    def add(self, sample):
+        self.samples.append(sample)
+
+    def __bool__(self):
+        return bool(self.samples)
+
+    @property
+    def seconds(self):
+        return statistics.median(s.seconds for s in self.samples)
+
+    @property
+    def cpu(self):
+        return statistics.median(s.cpu for s in self.samples)
+
+    @property
+    def peak(self):
+        return max(s.peak for s in self.samples)
+
+    @property
+    def report(self):
+        return self.samples[-1].report
+
+
+def last_json(text):
+    """The last line of `text` that is a JSON object."""
+    for line in reversed(text.strip().splitlines()):
+        if line.startswith("{"):
+            try:
+                return json.loads(line)
+            except ValueError:
+                pass
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
+
+
+def run(command, stdin=None):
+    """Runs `command` to its end and measures it and the processes it waited for."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        source = open(stdin, "rb") if stdin else subprocess.DEVNULL
+        begin = time.monotonic()
+        process = subprocess.Popen(command, stdin=source, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if stdin:
+            source.close()
+        out.seek(0), err.seek(0)
+        said, complained = out.read(), err.read()
+    if process.returncode != 0:
+        raise Failed(f"exit status {process.returncode}: {' '.join(command)}\n{complained or said}")
+    return Sample(
+        seconds,
+        usage.ru_utime + usage.ru_stime,
+        usage.ru_maxrss * 1024,
+        last_json(said) or last_json(complained),
+    )
+
+
+def quietly(command, **more):
+    """Runs `command` unmeasured, and gives what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True, **more)
+    if done.returncode != 0:
+        raise Failed(f"exit status {done.returncode}: {' '.join(command)}\n{done.stderr or done.stdout}")
+    return done.stdout
+
+
+class Containerd:
+    """A containerd of the benchmarks' own: its data on the file system that layerkit is
+    measured on, and nothing left behind in the peers' root.
+
+    Every unpack happens in a containerd namespace of its own, since snapshots made
+    in one are not seen in the next: nothing needs to be deleted between runs (see
+    `settle` in `run` for what deleting does to the next run).
+    """
+
+    def __init__(self, root, work):
+        """`root` is the directory to chroot into, `work` a directory as seen from in there."""
+        self.root = root
+        self.socket = f"{work}/state/c.sock"
+        os.makedirs(f"{root}{work}/state")
+        self.log = open(f"{root}{work}/log", "w")
+        self.process = subprocess.Popen(
+            ["chroot", root, "containerd", "-c", "/etc/ctrd/config.toml", "--root", f"{work}/data",
+             "--state", f"{work}/state", "--address", self.socket],
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+        )
+        for _ in range(150):
+            if subprocess.run(self.ctr("version"), capture_output=True).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise Failed(f"containerd does not answer; see {self.log.name}")
+
+    def ctr(self, *args, namespace="default"):
+        return ["chroot", self.root, "ctr", "-a", self.socket, "-n", namespace, *args]
+
+    def unpack(self, archive, tag, namespace):
+        """Unpacks image `tag` of the OCI archive (a path as seen inside) with the overlayfs
+        snapshotter. The import that brings the blobs into the content store is not measured."""
+        call = lambda *args: self.ctr(*args, namespace=namespace)
+        quietly(call("images", "import", "--local", "--no-unpack", "--base-name", "bench", archive))
+        listed = quietly(call("images", "ls"))
+        digest = re.search(rf"^bench:{re.escape(tag)}\s+\S+\s+(\S+)", listed, re.M)[1]
+        os.sync()
+        self.reset_peak()
+        before = self.cpu()
+        sample = run(call("snapshots", "--snapshotter", "overlayfs", "unpack", digest))
+        # The work is the daemon's, and that of the decompressor which it starts.
+        sample.cpu += self.cpu() - before
+        sample.peak = self.peak()
+        return sample
+
+    def cpu(self):
+        with open(f"/proc/{self.process.pid}/stat") as f:
+            numbers = f.read().rpartition(")")[2].split()
+        return sum(int(n) for n in numbers[11:15]) / TICK
+
+    def reset_peak(self):
+        with open(f"/proc/{self.process.pid}/clear_refs", "w") as f:
+            f.write("5")
+
+    def peak(self):
+        with open(f"/proc/{self.process.pid}/status") as f:
+            return int(re.search(r"VmHWM:\s+(\d+)", f.read())[1]) * 1024
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
