@@ -72,7 +72,9 @@ impl Merged {
         Self { layers: Arc::new(Layers { merged: self.layers.merged.clone(), data_only, follow_redirects }) }
     }
 
-    /// The same view as a mount with `redirect_dir=nofollow` shows it: a redirected directory is opaque.
+    /// The same view as a mount with `redirect_dir=nofollow` gives it: where a redirect would have to be
+    /// followed into a layer below, a look-up fails with [`ErrorKind::UnsupportedMarker`], as the kernel
+    /// refuses it (`EPERM`, KERNEL(6.18); what the directory was made of cannot be told without).
     #[must_use]
     pub fn without_redirects(self) -> Self {
         let Layers { merged, data_only, .. } = &*self.layers;
@@ -179,12 +181,22 @@ impl Descent<'_> {
 
     /// Looks for the rest of the entry where a redirect found in `layer` points to.
     fn follow(&mut self, layer: usize, redirect: Redirect) -> Result<()> {
+        if !self.layers.follow_redirects {
+            // What the bottom layer says is never looked at.
+            if self.done == self.parts.len() {
+                return Ok(());
+            }
+            let kind = ErrorKind::UnsupportedMarker { marker: "redirect" };
+            return Err(Error::new(kind, "a redirect where none is to be followed").entry(&self.name));
+        }
         match redirect {
-            _ if !self.layers.follow_redirects => self.done = self.parts.len(),
             Redirect::Sibling(sibling) => self.name = sibling,
             Redirect::Absolute(path) => {
-                // A redirect to the root resolves to nothing; no overlay makes one.
-                let (parent, name) = path.as_path().split_last().unwrap_or_default();
+                let Some((parent, name)) = path.as_path().split_last() else {
+                    // To the root: no overlay makes such a redirect, and the kernel refuses it.
+                    self.done = self.parts.len();
+                    return Ok(());
+                };
                 self.parts = MergedDir::at_path(self.layers, layer + 1, parent)?.into();
                 self.done = 0;
                 self.name = name.into();
@@ -242,12 +254,13 @@ impl MergedDir {
         if let Some(hit) = descent.last.filter(|hit| !hit.goes_on()) {
             return Ok(Data::Found(Box::new(hit)));
         }
-        // KERNEL(6.5): layers below `::`. Only there the file may be missing and still be shown.
-        let Some(path) = descent.absolute.filter(|_| !self.layers.data_only.is_empty()) else {
+        // KERNEL(6.5): layers below `::`. Only there the file may be missing and still be shown. The kernel
+        // (6.18) gives up when a merged layer has a directory of the redirect's path; there is no reason to.
+        let path = descent.absolute.filter(|_| !self.layers.data_only.is_empty());
+        let Some((parent, name)) = path.as_ref().and_then(|path| path.as_path().split_last()) else {
             return Ok(Data::Nowhere);
         };
         for (at, layer) in self.layers.data_only.iter().enumerate() {
-            let (parent, name) = path.as_path().split_last().unwrap_or_default();
             let Some(dir) = layer.find_dir(parent)? else { continue };
             if let Some(node) = dir.lookup(name)?
                 && matches!(node.kind, NodeKind::File { .. })
@@ -261,6 +274,9 @@ impl MergedDir {
 
     /// What is shown of the nearest share of an entry.
     fn shown(&self, name: &[u8], mut node: Node) -> Result<Node> {
+        if node.markers.redirect.is_some() && !self.layers.follow_redirects {
+            self.merge(name)?;
+        }
         if node.markers.metacopy.is_some() {
             node.data = match self.data_of(name)? {
                 Data::Found(hit) => hit.node.content_id(),
@@ -336,5 +352,228 @@ impl LayerDir for MergedDir {
             };
         }
         hit.part.dir.open_file(&hit.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{testing::MemoryLayer, tree::Metacopy};
+
+    fn layer() -> MemoryLayer {
+        MemoryLayer::new()
+    }
+
+    /// The view of layers, nearest first, each on a device of its own.
+    fn view<const N: usize>(layers: [MemoryLayer; N]) -> Merged {
+        let numbered = (1..).zip(layers).map(|(dev, layer)| layer.on_device(dev));
+        Merged::new(numbered.map(|layer| Arc::new(layer) as Arc<dyn LayerTree>).collect()).unwrap()
+    }
+
+    fn sibling(name: &str) -> Option<Redirect> {
+        Some(Redirect::Sibling(name.as_bytes().into()))
+    }
+
+    fn absolute(path: &str) -> Option<Redirect> {
+        Some(Redirect::Absolute(LayerPathBuf::clean(path.as_bytes()).unwrap()))
+    }
+
+    trait Build {
+        fn redirected(self, path: &str, redirect: Option<Redirect>) -> Self;
+        fn metacopy(self, path: &str, redirect: Option<Redirect>) -> Self;
+    }
+
+    impl Build for MemoryLayer {
+        fn redirected(self, path: &str, redirect: Option<Redirect>) -> Self {
+            self.dir(path, 0o755).edit(path, |node| node.markers.redirect = redirect)
+        }
+
+        fn metacopy(self, path: &str, redirect: Option<Redirect>) -> Self {
+            self.file(path, "").edit(path, |node| {
+                node.markers.redirect = redirect;
+                node.markers.metacopy = Some(Metacopy::default());
+            })
+        }
+    }
+
+    /// All of a view as lines: `d/`, `d/f=content`.
+    fn lines(tree: &dyn LayerTree) -> Vec<String> {
+        fn walk(dir: &dyn LayerDir, above: &str, lines: &mut Vec<String>) {
+            let entries = dir.entries().unwrap();
+            assert_eq!(
+                dir.names().unwrap(),
+                entries.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>()
+            );
+            for (name, node) in entries {
+                assert_eq!(dir.lookup(&name).unwrap().as_ref(), Some(&node));
+                assert!(node.markers.is_empty(), "a merged view has no markers");
+                let path = format!("{above}{}", str::from_utf8(&name).unwrap());
+                if node.is_dir() {
+                    lines.push(format!("{path}/"));
+                    walk(&*dir.open_dir(&name).unwrap(), &format!("{path}/"), lines);
+                } else {
+                    let file = dir.open_file(&name).unwrap();
+                    let mut data = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+                    file.read_exact_at(&mut data, 0).unwrap();
+                    lines.push(format!("{path}={}", str::from_utf8(&data).unwrap()));
+                }
+            }
+        }
+        let mut lines = Vec::new();
+        walk(&*tree.root().unwrap(), "", &mut lines);
+        lines
+    }
+
+    fn kind_of<T>(result: Result<T>) -> ErrorKind {
+        result.err().expect("an error").kind().clone()
+    }
+
+    #[test]
+    fn directories_merge_until_something_stops_them() {
+        let bottom = || layer().file("d/low", "0");
+        let top = || layer().file("d/top", "2");
+        assert_eq!(lines(&view([top(), bottom()])), ["d/", "d/low=0", "d/top=2"]);
+        for stop in [layer().whiteout("d"), layer().file("d", "no directory")] {
+            assert_eq!(lines(&view([top(), stop, bottom()])), ["d/", "d/top=2"]);
+        }
+        let opaque = layer().opaque("d").file("d/mid", "1");
+        assert_eq!(lines(&view([top(), opaque, bottom()])), ["d/", "d/mid=1", "d/top=2"]);
+        let opaque_root = layer().opaque("").file("own", "1");
+        assert_eq!(lines(&view([opaque_root, bottom()])), ["d/", "d/low=0", "own=1"]);
+    }
+
+    #[test]
+    fn the_nearest_layer_decides() {
+        let merged = view([
+            layer().file("f", "new").mode("f", 0o600).whiteout("gone"),
+            layer().file("f", "old").file("gone", "x").file("back", "1"),
+            layer().whiteout("back").file("gone", "y"),
+        ]);
+        assert_eq!(lines(&merged), ["back=1", "f=new"]);
+        let f = merged.lookup_path(LayerPath::new(b"f").unwrap()).unwrap().unwrap();
+        assert_eq!((f.metadata.mode, f.inode.unwrap().dev), (0o600, 1));
+        let root = merged.root().unwrap();
+        assert_eq!(kind_of(root.open_dir(b"f")), ErrorKind::NotDirectory);
+        assert_eq!(kind_of(root.open_dir(b"gone")), ErrorKind::NotFound);
+        assert_eq!(kind_of(root.open_file(b"gone")), ErrorKind::NotFound);
+        assert_eq!(lines(&merged.below(1).unwrap()), ["back=1", "f=old", "gone=x"]);
+        assert!(merged.below(3).is_none());
+    }
+
+    #[test]
+    fn a_redirect_leads_to_a_sibling_or_to_a_path_in_the_layers_below() {
+        let bottom = || layer().file("x/y/f", "1").file("other/g", "2");
+        let up = layer().redirected("r", sibling("x")).whiteout("x");
+        assert_eq!(lines(&view([up, bottom()])), ["other/", "other/g=2", "r/", "r/y/", "r/y/f=1"]);
+        let up = layer().redirected("other/deep", absolute("x/y")).whiteout("x");
+        let want = ["other/", "other/deep/", "other/deep/f=1", "other/g=2"];
+        assert_eq!(lines(&view([up, bottom()])), want);
+        for nothing in [sibling("no"), absolute("x/no"), absolute("x/y/f"), absolute("")] {
+            let up = layer().redirected("r", nothing).file("r/own", "3").opaque("x").opaque("other");
+            assert_eq!(lines(&view([up, bottom()])), ["other/", "r/", "r/own=3", "x/"]);
+        }
+    }
+
+    /// What the kernel leaves after `mv a r; mv r/b q; mv q/c r/c2`.
+    #[test]
+    fn redirects_inside_of_redirected_directories_name_the_paths_of_before() {
+        let bottom = layer().file("a/f", "1").file("a/b/g", "2").file("a/b/c/h", "3");
+        let up = layer()
+            .whiteout("a")
+            .redirected("r", sibling("a"))
+            .whiteout("r/b")
+            .redirected("q", absolute("a/b"))
+            .whiteout("q/c")
+            .redirected("r/c2", absolute("a/b/c"));
+        assert_eq!(lines(&view([up, bottom])), ["q/", "q/g=2", "r/", "r/c2/", "r/c2/h=3", "r/f=1"]);
+    }
+
+    #[test]
+    fn redirects_go_on_from_layer_to_layer() {
+        let bottom = layer().file("one/f", "1").file("wrong/f", "no");
+        let middle = layer().whiteout("one").redirected("two", sibling("one")).file("two/g", "2");
+        let top = layer().whiteout("two").redirected("d/three", absolute("two")).opaque("wrong");
+        let want = ["d/", "d/three/", "d/three/f=1", "d/three/g=2", "wrong/"];
+        assert_eq!(lines(&view([top, middle, bottom])), want);
+        // The directory of the redirect's path is itself opaque, and still leads on by a redirect below it.
+        let bottom = layer().file("x/y/f", "1").file("o/d/hidden", "2");
+        let middle = layer().opaque("o").redirected("o/d", absolute("x/y")).opaque("x");
+        let top = layer().redirected("t", absolute("o/d")).opaque("o");
+        assert_eq!(lines(&view([top, middle, bottom])), ["o/", "t/", "t/f=1", "x/"]);
+    }
+
+    #[test]
+    fn redirects_that_are_not_to_be_followed_are_refused() {
+        let up = || layer().redirected("r", sibling("x"));
+        let merged = view([up(), layer().dir("x", 0o755)]).without_redirects();
+        let root = merged.root().unwrap();
+        let refused = ErrorKind::UnsupportedMarker { marker: "redirect" };
+        assert_eq!(kind_of(root.lookup(b"r")), refused);
+        assert_eq!(kind_of(root.open_dir(b"r")), refused);
+        assert_eq!(kind_of(root.names()), refused);
+        assert_eq!(lines(&view([up()]).without_redirects()), ["r/"], "there is nothing to follow it into");
+    }
+
+    #[test]
+    fn a_metadata_copy_takes_its_data_from_the_first_layer_below_that_has_some() {
+        let bottom = || layer().file("f", "data").file("e/g", "other");
+        let content = |top: MemoryLayer, rest: MemoryLayer| lines(&view([top, rest, bottom()])).remove(0);
+        assert_eq!(content(layer().metacopy("f", None), layer().metacopy("f", None)), "f=data");
+        assert_eq!(content(layer().metacopy("f", None), layer().file("f", "mid")), "f=mid");
+        assert_eq!(content(layer().metacopy("a", sibling("f")), layer()), "a=data");
+        let twice = layer().metacopy("b", absolute("e/g")).metacopy("c", sibling("f"));
+        assert_eq!(content(layer().metacopy("a", sibling("b")), twice.clone().whiteout("f")), "a=other");
+        assert_eq!(content(layer().metacopy("a", absolute("c")), twice), "a=data");
+
+        let merged = view([layer().metacopy("f", None).mode("f", 0o600), bottom()]);
+        let f = merged.lookup_path(LayerPath::new(b"f").unwrap()).unwrap().unwrap();
+        assert_eq!((f.metadata.mode, f.inode.unwrap().dev, f.content_id().unwrap().dev), (0o600, 1, 2));
+    }
+
+    #[test]
+    fn a_metadata_copy_without_data_is_refused() {
+        let lost = ErrorKind::UnsupportedMarker { marker: "metacopy" };
+        for below in [
+            layer(),
+            layer().dir("f", 0o755),
+            layer().whiteout("f"),
+            layer().symlink("f", "x"),
+            layer().metacopy("f", None),
+        ] {
+            let merged = view([layer().metacopy("f", None), below]);
+            let root = merged.root().unwrap();
+            assert_eq!(kind_of(root.lookup(b"f")), lost);
+            assert_eq!(kind_of(root.entries()), lost);
+            assert_eq!(kind_of(root.open_file(b"f")), lost);
+        }
+    }
+
+    #[test]
+    fn data_only_layers_are_asked_last_and_by_absolute_redirects_only() {
+        let data = |content| Arc::new(layer().on_device(9).file("objs/1", content)) as Arc<dyn LayerTree>;
+        let upper = layer().metacopy("f", None);
+        let lower = layer().metacopy("f", absolute("objs/1"));
+        let merged = view([upper.clone(), lower.clone()]).with_data_only(vec![data("near"), data("far")]);
+        assert_eq!(lines(&merged), ["f=near"]);
+        let f = merged.lookup_path(LayerPath::new(b"f").unwrap()).unwrap().unwrap();
+        assert_eq!(f.content_id().unwrap().dev, 9);
+
+        let own = lower.clone().file("objs/1", "merged layers come first");
+        let shown = lines(
+            &view([upper.clone(), layer().metacopy("f", absolute("objs/1")), own])
+                .with_data_only(vec![data("x")]),
+        );
+        assert_eq!(shown[0], "f=merged layers come first");
+
+        let missing = view([upper, lower]).with_data_only(vec![Arc::new(layer())]);
+        let root = missing.root().unwrap();
+        assert_eq!(root.lookup(b"f").unwrap().unwrap().data, None, "it is shown");
+        let lost = ErrorKind::UnsupportedMarker { marker: "metacopy" };
+        assert_eq!(kind_of(root.open_file(b"f")), lost, "but cannot be read");
+        let relative = layer().metacopy("f", sibling("1"));
+        assert_eq!(
+            kind_of(view([relative]).with_data_only(vec![data("x")]).root().unwrap().lookup(b"f")),
+            lost
+        );
     }
 }

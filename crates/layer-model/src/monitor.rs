@@ -127,6 +127,8 @@ warning_kinds! {
     DeviceSkipped => "device node not made",
     /// A character device 0:0, which overlayfs takes as a whiteout.
     CharZeroDevice => "character device 0:0 is a whiteout to overlayfs",
+    /// An entry that is no directory was at the root, and was left out.
+    RootIgnored => "an entry that would replace the root was left out",
     /// The bookkeeping of AUFS was left out.
     AufsMetadata => "bookkeeping of AUFS left out",
     /// Extension headers at the end of an archive that belong to no entry.
