@@ -264,8 +264,9 @@ impl Dir {
     fn open_data(&self, name: &[u8]) -> Result<File> {
         let file = self.open_regular(name)?;
         let View::Overlay { namespace, .. } = self.tree.view else { return Ok(file) };
-        let has =
-            |suffix| xattr::get(AsFd::as_fd(&file), &namespace.name(suffix)).during("read extended attribute");
+        let has = |suffix| {
+            xattr::get(AsFd::as_fd(&file), &namespace.name(suffix)).during("read extended attribute")
+        };
         if has(b"metacopy")?.is_some() {
             let kind = ErrorKind::UnsupportedMarker { marker: "metacopy" };
             return Err(Error::new(kind, "the data is in a lower layer"));
@@ -353,5 +354,51 @@ impl LayerDir for Dir {
             return Err(self.at(Error::new(ErrorKind::NotFound, "no such file"), name));
         }
         Ok(Box::new(self.open_data(name).map_err(|e| self.at(e, name))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use rustix::fs::{XattrFlags, mknodat, setxattr};
+
+    use super::*;
+    use crate::Namespace;
+
+    /// The directory as a process without `/proc` sees it.
+    fn without_proc(path: &Path) -> Dir {
+        let view = View::Overlay { namespace: Namespace::User, fuse: false };
+        let tree = Tree { view, owners: Owners::default(), has_proc: false };
+        Dir { tree: Arc::new(tree), fd: open_root(path).unwrap(), path: LayerPathBuf::root() }
+    }
+
+    #[test]
+    fn markers_and_data_can_be_read_without_proc() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        fs::create_dir(at("dir")).unwrap();
+        setxattr(at("dir"), "user.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+        fs::write(at("file"), "hello").unwrap();
+        setxattr(at("file"), "user.x", b"1", XattrFlags::empty()).unwrap();
+        fs::write(at("gone"), "").unwrap();
+        setxattr(at("gone"), "user.overlay.whiteout", b"", XattrFlags::empty()).unwrap();
+        symlink("file", at("link")).unwrap();
+        mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+
+        let dir = without_proc(temp.path());
+        let found = |name: &str| dir.lookup(name.as_bytes()).unwrap().unwrap();
+        assert!(found("dir").markers.opaque && found("gone").is_whiteout());
+        assert_eq!(found("file").xattrs.get(b"user.x"), Some(&b"1"[..]));
+        assert_eq!(found("link").kind, NodeKind::Symlink { target: (*b"file").into() });
+        assert_eq!(found("fifo").kind, NodeKind::Fifo, "it is not opened, that would wait for a writer");
+        let mut data = [0; 5];
+        dir.open_file(b"file").unwrap().read_exact_at(&mut data, 0).unwrap();
+        assert_eq!(&data, b"hello");
+        for other in [&b"dir"[..], b"link", b"fifo"] {
+            assert_eq!(dir.open_file(other).err().unwrap().kind(), &ErrorKind::InvalidArgument);
+        }
+        assert_eq!(dir.open_file(b"gone").err().unwrap().kind(), &ErrorKind::NotFound);
+        assert_eq!(dir.open_file(b"none").err().unwrap().kind(), &ErrorKind::NotFound);
     }
 }
