@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use crate::{
     error::{Error, ErrorKind, Result},
     raw::{NULL_ADDR, chunk},
+    tree::BlockAddress,
 };
 
 use super::{Bytes, Image, Inode, Layout, Space, inode::ChunkMap, meta::structure};
@@ -55,14 +56,6 @@ impl Location {
             _ => false,
         }
     }
-}
-
-/// What a chunk or a start block names, before it is looked up in the device table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
-    /// 0: the unified address space.
-    pub(crate) device: u16,
-    pub(crate) block: u64,
 }
 
 impl Image {
@@ -177,7 +170,7 @@ impl Image {
     /// Where byte `offset` of a flat file is, if the `length` bytes from there are.
     fn flat(&self, inode: &Inode, start: u64, offset: u64, length: u64) -> Result<Location> {
         let bits = self.superblock().block_bits;
-        let target = Target { device: 0, block: start };
+        let target = BlockAddress { device: 0, block: start };
         self.resolve(target, offset, length, bits).map_err(|error| error.at(inode.position()))
     }
 
@@ -216,7 +209,7 @@ impl Image {
     }
 
     /// The targets of all chunks of a file, a batch at a time: `None` is a hole.
-    pub(crate) fn chunk_targets(&self, inode: &Inode, first: u64) -> Result<Vec<Option<Target>>> {
+    pub(crate) fn chunk_targets(&self, inode: &Inode, first: u64) -> Result<Vec<Option<BlockAddress>>> {
         let Some(map) = inode.chunk_map() else { return Ok(Vec::new()) };
         let count = map.count.saturating_sub(first).min(MAP_BATCH);
         let at = map.position + first * map.entry_size;
@@ -225,7 +218,7 @@ impl Image {
     }
 
     /// Looks a target up in the device table; `length` bytes must be there, `skip` bytes behind its start.
-    pub(crate) fn resolve(&self, target: Target, skip: u64, length: u64, bits: u8) -> Result<Location> {
+    pub(crate) fn resolve(&self, target: BlockAddress, skip: u64, length: u64, bits: u8) -> Result<Location> {
         let damage = |message: String| Error::new(ErrorKind::Corrupt, "data", message);
         // Only as many low bits count as it takes to number the devices; Nydus keeps its own data above.
         let mask = (self.devices().len() + 1).next_power_of_two() - 1;
@@ -268,16 +261,16 @@ fn inline(inode: &Inode, offset: u64) -> Location {
     }
 }
 
-fn chunk_target(entry: &[u8], wide: bool) -> Result<Option<Target>> {
+fn chunk_target(entry: &[u8], wide: bool) -> Result<Option<BlockAddress>> {
     if entry.len() == 4 {
         let block = u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]);
-        return Ok((block != NULL_ADDR).then_some(Target { device: 0, block: block.into() }));
+        return Ok((block != NULL_ADDR).then_some(BlockAddress { device: 0, block: block.into() }));
     }
     let index: chunk::Index = structure(entry, "chunk map", 0)?;
     let (low, high) = (index.startblk_lo.get(), index.startblk_hi.get());
     let hole = low == NULL_ADDR && (!wide || high == u16::MAX);
     let high = if wide { u64::from(high) << 32 } else { 0 };
-    Ok((!hole).then(|| Target { device: index.device_id.get(), block: high | u64::from(low) }))
+    Ok((!hole).then(|| BlockAddress { device: index.device_id.get(), block: high | u64::from(low) }))
 }
 
 fn not_readable(inode: &Inode) -> Error {

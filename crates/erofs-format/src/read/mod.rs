@@ -23,9 +23,6 @@ pub use superblock::{Device, Superblock};
 pub use walk::{Walk, WalkEntry};
 pub use xattr::Xattr;
 
-pub(crate) use content::Target;
-pub(crate) use dir::DirBlock;
-
 use crate::{
     error::{Error, ErrorKind, Result},
     source::{ReadAt, Section},

@@ -94,3 +94,75 @@ fn touch(path: &Path, seconds: i64, nanoseconds: i64) {
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
+
+/// The content of a directory tree, by token.
+pub struct Files(pub Vec<File>);
+
+impl erofs_format::Contents for Files {
+    fn read_exact_at(&self, token: u64, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        FileExt::read_exact_at(&self.0[token as usize], buf, offset)
+    }
+}
+
+/// A tree with the content of a directory.
+pub fn tree_of(root: &Path) -> (erofs_format::Tree, Files) {
+    let listing = super::listing_of_directory(root);
+    let mut files = Files(Vec::new());
+    let tree = tree_of_listing(&listing, &mut |path, size| {
+        files.0.push(File::open(root.join(std::ffi::OsStr::from_bytes(path))).unwrap());
+        let token = files.0.len() as u64 - 1;
+        if path.ends_with(b"sparse") {
+            let ranges = vec![(64 << 10, 9000), ((3 << 20) - 100, 100)];
+            return erofs_format::FileData::SparseSource { token, ranges };
+        }
+        let _ = size;
+        erofs_format::FileData::Source { token }
+    });
+    (tree, files)
+}
+
+/// A tree as a listing describes it; `data` says where the content of a regular file is.
+pub fn tree_of_listing(
+    listing: &super::Listing,
+    data: &mut dyn FnMut(&[u8], u64) -> erofs_format::FileData,
+) -> erofs_format::Tree {
+    use erofs_format::{DeviceNumber, FileType, Metadata, NewFile, Timestamp, Tree};
+    let metadata = |seen: &super::Seen| Metadata {
+        mode: seen.mode,
+        uid: seen.owner.0,
+        gid: seen.owner.1,
+        mtime: Timestamp { seconds: seen.mtime.0, nanoseconds: seen.mtime.1 },
+    };
+    let mut tree = Tree::new(metadata(&listing[&b""[..]]));
+    let mut ids = std::collections::HashMap::from([(Vec::new(), tree.root())]);
+    for (path, seen) in listing {
+        let xattrs = seen.xattrs.iter().map(|(name, value)| (&name[..], &value[..]));
+        if path.is_empty() {
+            tree.set_xattrs(tree.root(), xattrs).unwrap();
+            continue;
+        }
+        let (dir, name) = match path.iter().rposition(|&byte| byte == b'/') {
+            Some(slash) => (&path[..slash], &path[slash + 1..]),
+            None => (&b""[..], &path[..]),
+        };
+        let dir = ids[dir];
+        if let Some(first) = &seen.link_to {
+            tree.link(dir, name, ids[first]).unwrap();
+            continue;
+        }
+        let device = seen.device.map(|(major, minor)| DeviceNumber { major, minor }).unwrap_or_default();
+        let file = match FileType::from_mode(seen.mode).unwrap() {
+            FileType::Directory => NewFile::Directory,
+            FileType::Regular => NewFile::Regular { size: seen.size, data: data(path, seen.size) },
+            FileType::Symlink => NewFile::Symlink(seen.target.as_deref().unwrap()),
+            FileType::CharDevice => NewFile::CharDevice(device),
+            FileType::BlockDevice => NewFile::BlockDevice(device),
+            FileType::Fifo => NewFile::Fifo,
+            FileType::Socket => NewFile::Socket,
+        };
+        let id = tree.add(dir, name, metadata(seen), file).unwrap();
+        tree.set_xattrs(id, xattrs).unwrap();
+        ids.insert(path.clone(), id);
+    }
+    tree
+}

@@ -1,0 +1,77 @@
+//! Images that we write, as the kernel and fsck.erofs see them.
+
+mod common;
+
+use std::fs;
+
+use common::{
+    Mount, Peers, assert_same, can_mount, listing, listing_of_directory,
+    trees::{make_varied_tree, tree_of},
+};
+use erofs_format::{FileSource, Image, ImagePlan, InodeForm, WriteOptions};
+
+fn variants() -> Vec<(&'static str, WriteOptions)> {
+    let new = WriteOptions::new;
+    vec![
+        ("defaults", new()),
+        ("512", new().block_size(512).unwrap()),
+        ("1024", new().block_size(1024).unwrap()),
+        ("2048", new().block_size(2048).unwrap()),
+        ("no inline data", new().inline_data(false)),
+        ("extended", new().inodes(InodeForm::Extended)),
+        ("48 bits", new().large(true).target(erofs_format::Target::Linux6_15).epoch(1_000_000_000)),
+        ("chunks", new().chunk_size(4096).unwrap()),
+        ("large chunks", new().chunk_size(65536).unwrap()),
+        ("small chunk maps", new().chunk_size(4096).unwrap().small_chunk_maps(true)),
+        ("chunks of 512", new().block_size(512).unwrap().chunk_size(512).unwrap()),
+        ("nothing shared", new().share_xattrs(None)),
+        ("no filter", new().xattr_filter(false)),
+        ("prefixes", new().xattr_prefix("trusted.overlay.").unwrap().xattr_prefix("user.own.").unwrap()),
+        ("no checksum", new().checksum(false)),
+        ("label", new().label("fifteen bytes!!").unwrap().uuid([7; 16])),
+    ]
+}
+
+#[test]
+fn the_kernel_shows_what_was_written() {
+    let test = "the_kernel_shows_what_was_written";
+    if !can_mount(test) {
+        return;
+    }
+    let peers = Peers::find(test);
+    let folder = match &peers {
+        Some(peers) => peers.folder(),
+        None => tempfile::tempdir().unwrap(),
+    };
+    let source = folder.path().join("tree");
+    make_varied_tree(&source);
+    let expected = listing_of_directory(&source);
+    for (name, options) in variants() {
+        eprintln!("{name}");
+        let (tree, files) = tree_of(&source);
+        let plan = ImagePlan::new(tree, &options, &files).unwrap();
+        let path = folder.path().join("image");
+        let (_, summary) = plan.write(fs::File::create(&path).unwrap(), &files).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), plan.size());
+        assert_eq!(summary.size, plan.size());
+        let image = Image::open(FileSource::open(&path).unwrap()).unwrap();
+        assert_same(&listing(&image), &expected);
+        let mount = Mount::new(&path, &[]);
+        assert_same(&listing_of_directory(mount.path()), &expected);
+        drop(mount);
+        if let Some(peers) = &peers {
+            let out = folder.path().join("out");
+            let extract = format!("--extract={}", peers.inside(&out));
+            peers.run(&["fsck.erofs", "--preserve", "--xattrs", &extract, &peers.inside(&path)]);
+            let mut extracted = listing_of_directory(&out);
+            for (path, seen) in &expected {
+                // fsck.erofs 1.9 stops at a value of no bytes.
+                if seen.xattrs.values().any(Vec::is_empty) {
+                    extracted.get_mut(path).unwrap().xattrs = seen.xattrs.clone();
+                }
+            }
+            assert_same(&extracted, &expected);
+            fs::remove_dir_all(&out).unwrap();
+        }
+    }
+}
