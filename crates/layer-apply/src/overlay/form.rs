@@ -1,0 +1,419 @@
+//! What changes become in a layer directory of overlayfs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use layer_model::{
+    Content, EntryKind, Error, ErrorKind, LayerDir, LayerPath, LayerPathBuf, LayerTree, Metadata, NodeKind,
+    Result, WarningKind, Xattrs, merged::Merged, tree::LayerTreeExt,
+};
+use overlay_dir::{Namespace, marker};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, makedev, mknodat, unlinkat},
+    io::Errno,
+};
+
+use crate::{
+    engine::{Below, Cleared, Engine, Form, LateLink, Placed, walk::Place},
+    fs::dirs::{DirId, ROOT},
+    options::WhiteoutForm,
+};
+
+/// What lies below the layer.
+#[derive(Debug)]
+pub(crate) enum Parents {
+    /// These layers as one tree, or nothing.
+    Known(Option<Merged>),
+    /// Something that cannot be asked yet.
+    Unknown,
+}
+
+/// The state of a layer directory in the making. Its size grows with the directories that no entry describes,
+/// that are opaque, or that hold whiteouts (about 100 bytes and the path for each), not with the entries.
+pub(crate) struct OverlayForm {
+    pub(crate) parents: Parents,
+    namespace: Namespace,
+    /// Directories that hide what lower layers have below them, whether they carry the marker or need none.
+    pub(crate) opaque: BTreeSet<LayerPathBuf>,
+    /// Directories that no entry describes, and whether a parent may be able to.
+    pub(crate) implied: BTreeMap<LayerPathBuf, bool>,
+    /// Directories that hold whiteouts.
+    pub(crate) whiteout_dirs: BTreeSet<LayerPathBuf>,
+    /// Whiteouts in attribute form, which do not look like whiteouts.
+    xattr_whiteouts: BTreeSet<LayerPathBuf>,
+    /// The directory of the lower layers that was asked last.
+    asked: Option<(LayerPathBuf, Option<Arc<dyn LayerDir>>)>,
+    pub(crate) deferred: Vec<LateLink>,
+}
+
+impl OverlayForm {
+    pub(crate) fn new(parents: Parents, namespace: Namespace) -> Self {
+        let maybe = matches!(parents, Parents::Unknown);
+        Self {
+            parents,
+            namespace,
+            opaque: BTreeSet::new(),
+            implied: BTreeMap::from([(LayerPathBuf::root(), maybe)]),
+            whiteout_dirs: BTreeSet::new(),
+            xattr_whiteouts: BTreeSet::new(),
+            asked: None,
+            deferred: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(self.parents, Parents::Unknown)
+    }
+
+    /// Whether the root hides all lower layers, which overlayfs cannot say with a marker.
+    pub(crate) fn is_root_opaque(&self) -> bool {
+        self.opaque.contains(&LayerPathBuf::root())
+    }
+
+    /// Whether nothing of lower layers shines through below the directory `path`.
+    pub(crate) fn is_hidden(&self, path: LayerPath<'_>) -> bool {
+        let is_opaque = |path: LayerPath<'_>| self.opaque.contains(&path.to_owned());
+        !self.opaque.is_empty()
+            && (self.is_root_opaque() || path.ancestors().any(is_opaque) || is_opaque(path))
+    }
+
+    /// The directory that lower layers have at `path`, whether it is hidden or not.
+    pub(crate) fn lower_dir(&mut self, path: LayerPath<'_>) -> Result<Option<Arc<dyn LayerDir>>> {
+        let Parents::Known(Some(merged)) = &self.parents else { return Ok(None) };
+        if let Some((asked, found)) = &self.asked
+            && asked.as_path() == path
+        {
+            return Ok(found.clone());
+        }
+        let found = match (&self.asked, path.split_last()) {
+            // One step down from the last directory, as on the way down a path.
+            (Some((above, dir)), Some((parent, name))) if above.as_path() == parent => match dir {
+                Some(dir) if dir.lookup(name)?.is_some_and(|node| node.is_dir()) => Some(dir.open_dir(name)?),
+                _ => None,
+            },
+            (_, None) => Some(merged.root()?),
+            _ => merged.find_dir(path)?,
+        };
+        self.asked = Some((path.to_owned(), found.clone()));
+        Ok(found)
+    }
+
+    /// The directory of lower layers that the target's directory `path` is merged with.
+    fn visible_dir(&mut self, path: LayerPath<'_>) -> Result<Option<Arc<dyn LayerDir>>> {
+        if self.is_hidden(path) { Ok(None) } else { self.lower_dir(path) }
+    }
+}
+
+/// Takes everything at and below `path` out of a set.
+fn remove_below<V>(map: &mut BTreeMap<LayerPathBuf, V>, path: LayerPath<'_>) {
+    let below = map.range(path.to_owned()..).take_while(|(have, _)| have.as_path().starts_with(path));
+    let gone: Vec<LayerPathBuf> = below.map(|(path, _)| path.clone()).collect();
+    for path in gone {
+        map.remove(&path);
+    }
+}
+
+fn below(set: &BTreeSet<LayerPathBuf>, path: LayerPath<'_>) -> Vec<LayerPathBuf> {
+    set.range(path.to_owned()..).take_while(|have| have.as_path().starts_with(path)).cloned().collect()
+}
+
+impl Form for OverlayForm {
+    const ZERO_DEVICE_IS_WHITEOUT: bool = true;
+
+    fn is_whiteout(engine: &mut Engine<'_, Self>, dir: DirId, name: &[u8]) -> Result<bool> {
+        match engine.stat(dir, name) {
+            Ok(stat) => {
+                let file_type = FileType::from_raw_mode(stat.st_mode);
+                let device = file_type == FileType::CharacterDevice && stat.st_rdev == makedev(0, 0);
+                let marked = || -> Result<bool> {
+                    let path = engine.dirs.join(dir, name)?;
+                    Ok(engine.form.xattr_whiteouts.contains(&path))
+                };
+                Ok(device || (file_type == FileType::RegularFile && marked()?))
+            }
+            Err(error) if error.kind() == &ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn below(engine: &mut Engine<'_, Self>, parent: LayerPath<'_>, name: &[u8]) -> Result<Below> {
+        let spec = engine.options.is_spec();
+        let Some(dir) = engine.form.visible_dir(parent)? else { return Ok(Below::Nothing) };
+        Ok(match dir.lookup(name)?.map(|node| node.kind) {
+            None | Some(NodeKind::Whiteout) => Below::Nothing,
+            Some(NodeKind::Directory) => Below::Directory,
+            // containerd makes a real directory, which hides what was there.
+            Some(_) if !spec => Below::Nothing,
+            Some(NodeKind::Symlink { target }) => Below::Link(target),
+            Some(_) => Below::Other,
+        })
+    }
+
+    fn implied(engine: &mut Engine<'_, Self>, path: LayerPath<'_>) -> Result<(Metadata, Xattrs)> {
+        let hidden = path.parent().is_some_and(|parent| engine.form.is_hidden(parent));
+        let lower = if hidden { None } else { engine.form.lower_dir(path)? };
+        let Some(lower) = lower else { return Ok(engine.options.implied_dir()) };
+        let node = lower.node().map_err(|e| e.at(path))?;
+        let mut xattrs = node.xattrs;
+        let keep_trusted = engine.options.keep_trusted_xattrs;
+        xattrs.retain(|name, _| keep_trusted || !name.starts_with(b"trusted."));
+        Ok((node.metadata, xattrs))
+    }
+
+    fn clear(engine: &mut Engine<'_, Self>, dir: DirId, name: &[u8], want_dir: bool) -> Result<Cleared> {
+        let path = engine.dirs.join(dir, name)?;
+        if Self::is_whiteout(engine, dir, name)? {
+            engine.form.xattr_whiteouts.remove(&path);
+            remove_file(engine, dir, name)?;
+            return Ok(Cleared::Gone { opaque: true });
+        }
+        let is_dir = FileType::from_raw_mode(engine.stat(dir, name)?.st_mode) == FileType::Directory;
+        if is_dir && want_dir {
+            return Ok(Cleared::Merge);
+        }
+        engine.warn_replaced(dir, name, !engine.form.implied.contains_key(&path))?;
+        engine.remove_object(dir, name)?;
+        Ok(Cleared::Gone { opaque: true })
+    }
+
+    fn placed_dir(engine: &mut Engine<'_, Self>, dir: DirId, placed: Placed) -> Result<()> {
+        let path = engine.dirs.get(dir).path.clone();
+        let opaque = match placed {
+            Placed::Made { opaque } => opaque,
+            Placed::Merged => {
+                if engine.form.implied.remove(&path).is_none() {
+                    engine.warn(WarningKind::DuplicateEntry, path.as_path(), b"");
+                }
+                return Ok(());
+            }
+            Placed::Implied { opaque } => {
+                let maybe = engine.form.is_unknown() && !opaque;
+                engine.form.implied.insert(path, maybe);
+                opaque
+            }
+        };
+        if opaque { hide(engine, dir) } else { Ok(()) }
+    }
+
+    fn placed(_: &mut Engine<'_, Self>, _: DirId, _: &[u8]) -> Result<()> {
+        // Whatever is in the directory, but for whiteouts, this layer placed.
+        Ok(())
+    }
+
+    fn is_placed(engine: &mut Engine<'_, Self>, dir: DirId, name: &[u8]) -> Result<bool> {
+        match engine.stat(dir, name) {
+            Ok(_) => Ok(!Self::is_whiteout(engine, dir, name)?),
+            Err(error) if error.kind() == &ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn forget(&mut self, path: LayerPath<'_>) {
+        remove_below(&mut self.implied, path);
+        for set in [&mut self.opaque, &mut self.whiteout_dirs, &mut self.xattr_whiteouts] {
+            for gone in below(set, path) {
+                set.remove(&gone);
+            }
+        }
+    }
+
+    fn remove(engine: &mut Engine<'_, Self>, path: LayerPath<'_>) -> Result<()> {
+        let Some((parent, name)) = path.split_last() else {
+            return Err(Error::new(ErrorKind::InvalidArchive, "a deletion of the root"));
+        };
+        let spec = engine.options.is_spec();
+        let walked = engine.walk(parent)?;
+        let dir = match walked.place {
+            Place::Here(dir) => dir,
+            Place::Below => engine.make_dirs(walked.path.as_path())?,
+            // Deleted with all below it already, or never there.
+            Place::Nowhere { whiteout: true } if spec => return Ok(()),
+            Place::Nowhere { whiteout: false } if spec && !engine.form.is_unknown() => return Ok(()),
+            Place::Nowhere { .. } => engine.make_dirs(walked.path.as_path())?,
+        };
+        let above = engine.dirs.get(dir).path.clone();
+        let placed = spec && Self::is_placed(engine, dir, name)?;
+        if placed {
+            return keep_placed(engine, dir, name);
+        }
+        if spec && engine.form.is_hidden(above.as_path()) {
+            // The kernel would list the name when this layer is a lower one.
+            return Ok(());
+        }
+        if !engine.form.is_unknown() {
+            let lower = engine.form.visible_dir(above.as_path())?;
+            // In a directory that no lower layer has nothing filters whiteouts either. The root is always merged.
+            if spec && lower.is_none() && dir != ROOT {
+                return Ok(());
+            }
+            let wanted =
+                || lower.as_ref().map_or(Ok(false), |lower| lower.lookup(name).map(|node| node.is_some()));
+            if engine.options.whiteout_if_present_in_lowers && !wanted()? {
+                return Ok(());
+            }
+        }
+        make_whiteout(engine, dir, name)
+    }
+
+    fn opaque(engine: &mut Engine<'_, Self>, path: LayerPath<'_>) -> Result<()> {
+        if path.is_root() {
+            // Overlayfs ignores the marker there: the end of the layer finds other words for it.
+            engine.form.opaque.insert(LayerPathBuf::root());
+            return Ok(());
+        }
+        let spec = engine.options.is_spec();
+        let walked = engine.walk(path)?;
+        let dir = match walked.place {
+            Place::Here(dir) => dir,
+            Place::Nowhere { whiteout: true } if spec => return Ok(()),
+            Place::Nowhere { whiteout: false } if spec && !engine.form.is_unknown() => return Ok(()),
+            Place::Below | Place::Nowhere { .. } => engine.make_dirs(walked.path.as_path())?,
+        };
+        hide(engine, dir)
+    }
+
+    fn fetch(engine: &mut Engine<'_, Self>, target: LayerPath<'_>) -> Result<bool> {
+        let Some((parent, name)) = target.split_last() else { return Ok(false) };
+        if !engine.options.is_spec() {
+            return Ok(false);
+        }
+        let Some(lower) = engine.form.visible_dir(parent)? else { return Ok(false) };
+        let Some(node) = lower.lookup(name)? else { return Ok(false) };
+        let kind = match &node.kind {
+            NodeKind::Directory => {
+                return Err(Error::new(ErrorKind::InvalidArchive, "hard link to a directory"));
+            }
+            NodeKind::Socket | NodeKind::Whiteout => return Ok(false),
+            kind => kind.clone(),
+        };
+        let dir = engine.make_dirs(parent)?;
+        let attrs = engine.attrs(target, &node.metadata, &node.xattrs)?;
+        match kind {
+            NodeKind::File { size } => {
+                let data = lower.open_file(name)?;
+                engine.file(dir, name, &attrs, Content::from_range(&*data, 0, size))?;
+            }
+            NodeKind::Symlink { target } => engine.symlink(dir, name, &attrs, &target)?,
+            NodeKind::CharDevice(device) => {
+                engine.special(dir, name, &attrs, &EntryKind::CharDevice(device))?
+            }
+            NodeKind::BlockDevice(device) => {
+                engine.special(dir, name, &attrs, &EntryKind::BlockDevice(device))?
+            }
+            _ => engine.special(dir, name, &attrs, &EntryKind::Fifo)?,
+        }
+        Ok(true)
+    }
+
+    fn defer(&mut self, link: LateLink) -> Option<LateLink> {
+        if !self.is_unknown() {
+            return Some(link);
+        }
+        self.deferred.push(link);
+        None
+    }
+
+    fn complete(engine: &mut Engine<'_, Self>) -> Result<()> {
+        if !engine.form.is_root_opaque() || engine.form.is_unknown() {
+            return Ok(());
+        }
+        let Some(lower) = engine.form.lower_dir(LayerPath::ROOT)? else { return Ok(()) };
+        engine.warn(WarningKind::RootOpaque, LayerPath::ROOT, b"");
+        for name in lower.names()? {
+            if Self::is_placed(engine, ROOT, &name)? {
+                keep_placed(engine, ROOT, &name)?;
+            } else if !Self::is_whiteout(engine, ROOT, &name)? {
+                make_whiteout(engine, ROOT, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn marker_namespace(&self) -> Option<Namespace> {
+        Some(self.namespace)
+    }
+}
+
+/// A deletion meets what the layer itself has there: that stays, but a directory must not show lower children.
+fn keep_placed(engine: &mut Engine<'_, OverlayForm>, dir: DirId, name: &[u8]) -> Result<()> {
+    let is_dir = FileType::from_raw_mode(engine.stat(dir, name)?.st_mode) == FileType::Directory;
+    if !is_dir {
+        return Ok(());
+    }
+    let path = engine.dirs.join(dir, name)?;
+    let child = match engine.dirs.find(path.as_path()) {
+        Some(open) => open,
+        None => engine.open_child(dir, name)?,
+    };
+    hide(engine, child)
+}
+
+/// Makes a directory opaque. Whiteouts in it have no purpose from then on, and would be listed.
+fn hide(engine: &mut Engine<'_, OverlayForm>, dir: DirId) -> Result<()> {
+    let path = engine.dirs.get(dir).path.clone();
+    marker::set_opaque(engine.dirs.fd(dir), engine.form.namespace).map_err(|e| e.at(path.as_path()))?;
+    engine.form.opaque.insert(path.clone());
+    if !engine.options.is_spec() {
+        return Ok(());
+    }
+    for found in below(&engine.form.whiteout_dirs, path.as_path()) {
+        engine.form.whiteout_dirs.remove(&found);
+        remove_whiteouts(engine, found.as_path())?;
+    }
+    Ok(())
+}
+
+/// Removes the whiteouts in one directory of the target.
+pub(crate) fn remove_whiteouts(engine: &mut Engine<'_, OverlayForm>, path: LayerPath<'_>) -> Result<()> {
+    let dir = engine.make_dirs(path)?;
+    engine.dirs.pin(dir);
+    let names = engine.names(dir)?;
+    for name in names {
+        if OverlayForm::is_whiteout(engine, dir, &name)? {
+            let path = engine.dirs.join(dir, &name)?;
+            engine.form.xattr_whiteouts.remove(&path);
+            remove_file(engine, dir, &name)?;
+        }
+    }
+    engine.dirs.unpin(dir);
+    Ok(())
+}
+
+fn remove_file(engine: &mut Engine<'_, OverlayForm>, dir: DirId, name: &[u8]) -> Result<()> {
+    let uid = engine.kernel.uid;
+    engine
+        .dirs
+        .work(dir, uid, |fd| unlinkat(fd, name, AtFlags::empty()))
+        .map_err(|e| Error::io("remove whiteout", e))
+}
+
+fn make_whiteout(engine: &mut Engine<'_, OverlayForm>, dir: DirId, name: &[u8]) -> Result<()> {
+    let path = engine.dirs.join(dir, name)?;
+    let uid = engine.kernel.uid;
+    let form = engine.options.whiteout_form;
+    let device = match form {
+        WhiteoutForm::Xattr => Err(Errno::PERM),
+        _ if !engine.kernel.makes_device_whiteouts() => Err(Errno::PERM),
+        _ => engine.dirs.work(dir, uid, |fd| mknodat(fd, name, FileType::CharacterDevice, Mode::empty(), 0)),
+    };
+    match device {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            // Q6 of containerd: a whiteout meets a name that is taken. Ours was looked at before.
+            return Err(Error::io("make whiteout", Errno::EXIST).at(path.as_path()));
+        }
+        Err(Errno::PERM) if form != WhiteoutForm::Device && engine.kernel.knows_xattr_whiteouts() => {
+            engine.dirs.get_mut(dir).touched = true;
+            marker::make_xattr_whiteout(engine.dirs.fd(dir), name, engine.form.namespace)
+                .map_err(|e| e.at(path.as_path()))?;
+            engine.form.xattr_whiteouts.insert(path.clone());
+        }
+        Err(error) => return Err(Error::io("make whiteout", error).at(path.as_path())),
+    }
+    engine.made_name(path.as_path());
+    let above = engine.dirs.get(dir).path.clone();
+    engine.form.whiteout_dirs.insert(above);
+    Ok(())
+}
