@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use layer_model::{Base, LayerPathBuf, LayerTree, Monitor, Result, Warning, WarningKind, merged::Merged};
+use layer_model::{
+    Base, ErrorKind, LayerPath, LayerPathBuf, LayerTree, Monitor, Result, Warning, WarningKind,
+    merged::Merged,
+};
 #[cfg(target_os = "linux")]
 use {
-    layer_model::{Differ, Error, ErrorKind, LayerPath, LayerSource},
+    layer_model::{Differ, Error, LayerSource},
     overlay_dir::OverlayUpper,
 };
 
@@ -92,7 +95,12 @@ impl UpperDiffer {
     ) -> Result<DiffSource<'a>> {
         let options = &self.options;
         let dir = upper.root()?;
-        let root_is_opaque = dir.node()?.markers.opaque;
+        let root_is_opaque = match dir.node() {
+            Ok(node) => node.markers.opaque,
+            // The root is no entry, so nobody asks whose it is.
+            Err(error) if matches!(error.kind(), ErrorKind::UnmappedId { .. }) => false,
+            Err(error) => return Err(error),
+        };
         let top: Arc<dyn LayerTree> = Arc::new(Rooted(dir.clone()));
         let follow = |merged: Merged| match options.nofollow_redirects {
             true => merged.without_redirects(),
@@ -133,7 +141,7 @@ impl UpperDiffer {
         let mut source = DiffSource::new(rules, root, common, links, report, monitor);
         if root_is_opaque {
             // Overlayfs ignores the mark there, and so the merged view that the layer has to give.
-            source.warn(Warning::new(WarningKind::RootOpaque, layer_model::LayerPath::ROOT));
+            source.warn(Warning::new(WarningKind::RootOpaque, LayerPath::ROOT));
         }
         Ok(source)
     }
