@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, path::Path};
 
 use common::{
-    Mount, Peers, assert_same, can_mount, listing, listing_of_directory,
-    trees::{make_varied_tree, tree_of},
+    Listing, Mount, Peers, assert_same, can_mount, listing, listing_of_directory,
+    trees::{make_varied_tree, stream_of, tree_of},
 };
 use erofs_format::{FileSource, Image, ImagePlan, InodeForm, WriteOptions};
 
@@ -47,31 +47,46 @@ fn the_kernel_shows_what_was_written() {
     make_varied_tree(&source);
     let expected = listing_of_directory(&source);
     for (name, options) in variants() {
-        eprintln!("{name}");
-        let (tree, files) = tree_of(&source);
-        let plan = ImagePlan::new(tree, &options, &files).unwrap();
-        let path = folder.path().join("image");
-        let (_, summary) = plan.write(fs::File::create(&path).unwrap(), &files).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().len(), plan.size());
-        assert_eq!(summary.size, plan.size());
-        let image = Image::open(FileSource::open(&path).unwrap()).unwrap();
-        assert_same(&listing(&image), &expected);
-        let mount = Mount::new(&path, &[]);
-        assert_same(&listing_of_directory(mount.path()), &expected);
-        drop(mount);
-        if let Some(peers) = &peers {
-            let out = folder.path().join("out");
-            let extract = format!("--extract={}", peers.inside(&out));
-            peers.run(&["fsck.erofs", "--preserve", "--xattrs", &extract, &peers.inside(&path)]);
-            let mut extracted = listing_of_directory(&out);
-            for (path, seen) in &expected {
-                // fsck.erofs 1.9 stops at a value of no bytes.
-                if seen.xattrs.values().any(Vec::is_empty) {
-                    extracted.get_mut(path).unwrap().xattrs = seen.xattrs.clone();
-                }
+        for streamed in [false, true] {
+            eprintln!("{name}{}", if streamed { ", streamed" } else { "" });
+            let path = folder.path().join("image");
+            let out = fs::File::create(&path).unwrap();
+            let summary = if streamed {
+                stream_of(&source, &options, out).1
+            } else {
+                let (tree, files) = tree_of(&source);
+                let plan = ImagePlan::new(tree, &options, &files).unwrap();
+                plan.write(out, &files).unwrap().1
+            };
+            assert_eq!(fs::metadata(&path).unwrap().len(), summary.size);
+            assert_eq!(
+                summary.inodes,
+                expected.values().filter(|seen| seen.link_to.is_none()).count() as u64
+            );
+            let image = Image::open(FileSource::open(&path).unwrap()).unwrap();
+            assert_same(&listing(&image), &expected);
+            let mount = Mount::new(&path, &[]);
+            assert_same(&listing_of_directory(mount.path()), &expected);
+            drop(mount);
+            if let Some(peers) = &peers {
+                check_with_fsck(peers, &path, &expected);
             }
-            assert_same(&extracted, &expected);
-            fs::remove_dir_all(&out).unwrap();
         }
     }
+}
+
+/// Lets fsck.erofs extract an image, which must give the tree that it was made from.
+fn check_with_fsck(peers: &Peers, path: &Path, expected: &Listing) {
+    let out = path.with_file_name("out");
+    let extract = format!("--extract={}", peers.inside(&out));
+    peers.run(&["fsck.erofs", "--preserve", "--xattrs", &extract, &peers.inside(path)]);
+    let mut extracted = listing_of_directory(&out);
+    for (path, seen) in expected {
+        // fsck.erofs 1.9 stops at a value of no bytes.
+        if seen.xattrs.values().any(Vec::is_empty) {
+            extracted.get_mut(path).unwrap().xattrs = seen.xattrs.clone();
+        }
+    }
+    assert_same(&extracted, expected);
+    fs::remove_dir_all(&out).unwrap();
 }

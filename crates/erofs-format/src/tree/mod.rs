@@ -420,7 +420,7 @@ impl Tree {
         is(&self.entries, &self.text, entry, dir, name)
     }
 
-    fn check_free(&self, dir: NodeId, name: &[u8]) -> Result<()> {
+    pub(crate) fn check_free(&self, dir: NodeId, name: &[u8]) -> Result<()> {
         if self.file_type(dir) != FileType::Directory {
             return Err(Error::new(ErrorKind::NotDirectory, "tree", "a parent is not a directory").path(name));
         }
@@ -506,7 +506,12 @@ impl Tree {
         })
     }
 
-    pub(crate) fn store_data(&mut self, size: u64, data: FileData) -> Result<Data> {
+    /// A regular file that is in no directory yet.
+    pub(crate) fn new_regular(&mut self, metadata: Metadata, size: u64) -> Result<Node> {
+        self.new_node(metadata, NewFile::Regular { size, data: FileData::Hole })
+    }
+
+    fn store_data(&mut self, size: u64, data: FileData) -> Result<Data> {
         if size > i64::MAX as u64 {
             return Err(unrepresentable("inode", "the size exceeds 2^63 - 1"));
         }

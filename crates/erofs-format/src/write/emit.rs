@@ -219,7 +219,7 @@ impl ImagePlan {
     }
 
     /// Writes what `contents` has to give.
-    fn write_data(&self, contents: &dyn Contents, out: &mut dyn Output) -> Result<()> {
+    pub(super) fn write_data(&self, contents: &dyn Contents, out: &mut dyn Output) -> Result<()> {
         let bits = self.options.block_bits;
         let mut next = 0;
         let mut buffer = Vec::new();

@@ -13,6 +13,7 @@
 //! Not here yet: compressed data. Its clusters would be placed by the same data area, its maps would follow
 //! inodes as chunk maps do, and the reader's extents would gain a location.
 
+mod blob;
 mod directory;
 mod emit;
 mod inode;
@@ -20,13 +21,16 @@ mod options;
 mod packer;
 mod plan;
 mod sparse;
+mod stream;
 mod xattrs;
 
 use std::io;
 
+pub use blob::BlobWriter;
 pub use emit::Summary;
 pub use options::{InodeForm, Target, Times, WriteOptions};
 pub use plan::ImagePlan;
+pub use stream::StreamWriter;
 
 /// Changes whenever the same input would give other bytes.
 pub const LAYOUT_VERSION: u32 = 1;

@@ -20,8 +20,8 @@ struct Gap {
 #[derive(Debug)]
 pub(super) struct Packer {
     block: u64,
-    /// Where the blocks start that were never used.
-    fresh: u64,
+    /// Ranges of blocks that were never used; the last one ends nowhere.
+    fresh: Vec<Gap>,
     gaps: Vec<Gap>,
 }
 
@@ -29,34 +29,47 @@ impl Packer {
     /// Starts at `position`, which may be within a block.
     pub(super) fn new(position: u64, block: u64) -> Self {
         let start = position.next_multiple_of(SLOT_SIZE);
-        let mut packer = Self { block, fresh: start.next_multiple_of(block), gaps: Vec::new() };
-        packer.keep(start, packer.fresh);
+        let fresh = start.next_multiple_of(block);
+        let mut packer = Self { block, fresh: vec![Gap { start: fresh, end: u64::MAX }], gaps: Vec::new() };
+        packer.keep(start, fresh);
         packer
     }
 
-    /// Adds free space elsewhere, within one block.
-    pub(super) fn add_gap(&mut self, start: u64, end: u64) {
-        self.keep(start.next_multiple_of(SLOT_SIZE), end);
+    /// Takes over what another packer has left before `end`; it is used first.
+    pub(super) fn take_over(&mut self, other: Self, end: u64) {
+        let rest = Gap { start: other.end(), end };
+        if rest.start < rest.end {
+            self.fresh.insert(0, rest);
+        }
+        other.gaps.iter().for_each(|gap| self.keep(gap.start, gap.end));
     }
 
     /// The end of all blocks used.
     pub(super) fn end(&self) -> u64 {
-        self.fresh
+        self.fresh.last().map_or(0, |fresh| fresh.start)
     }
 
     /// Room for `size` bytes: within one block if they fit in one, otherwise from the start of one.
     pub(super) fn place(&mut self, size: u64) -> u64 {
+        // The last range ends nowhere.
+        self.place_before(size, u64::MAX).unwrap_or(u64::MAX)
+    }
+
+    /// The same, if there is room before `limit`.
+    pub(super) fn place_before(&mut self, size: u64, limit: u64) -> Option<u64> {
         let fitting = self.gaps.iter().enumerate().filter(|(_, gap)| gap.end - gap.start >= size);
         if let Some((index, gap)) = fitting.min_by_key(|(_, gap)| (gap.end - gap.start, gap.start)) {
             let Gap { start, end } = *gap;
             self.gaps.swap_remove(index);
             self.keep((start + size).next_multiple_of(SLOT_SIZE), end);
-            return start;
+            return Some(start);
         }
-        let start = self.fresh;
-        self.fresh = (start + size).next_multiple_of(self.block);
-        self.keep((start + size).next_multiple_of(SLOT_SIZE), self.fresh);
-        start
+        let range = self.fresh.iter_mut().find(|range| range.end.min(limit) - range.start >= size)?;
+        let start = range.start;
+        let end = (start + size).next_multiple_of(self.block);
+        range.start = end;
+        self.keep((start + size).next_multiple_of(SLOT_SIZE), end);
+        Some(start)
     }
 
     fn keep(&mut self, start: u64, end: u64) {

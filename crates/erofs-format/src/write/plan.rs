@@ -87,8 +87,8 @@ pub(super) struct Zone {
     pub(super) start: u64,
     /// The place for the root's inode, if it has to be at a certain one, and the room there.
     pub(super) root: Option<(u64, u64)>,
-    /// Free space before `start`.
-    pub(super) gaps: Vec<(u64, u64)>,
+    /// Free space before `start`: what this packer has left up to a position.
+    pub(super) before: Option<(Packer, u64)>,
     /// Shared xattrs that are written already.
     pub(super) shared: Vec<(PairId, u64)>,
     /// How many inodes are written already.
@@ -283,14 +283,16 @@ impl ImagePlan {
         let streamed = self.zone.root.is_some();
         self.meta_block = if streamed { 0 } else { start >> bits };
         let mut packer = Packer::new(start, block);
-        self.zone.gaps.iter().for_each(|&(start, end)| packer.add_gap(start, end));
+        if let Some((before, end)) = self.zone.before.take() {
+            packer.take_over(before, end);
+        }
         let mut placer = DataPlacer::new(self.options.chunk_bits);
         let mut far = Vec::new();
         let mut far_blocks = 0;
         for index in 0..self.order.len() {
             let id = self.order[index];
-            let room = self.zone.root.filter(|_| id == 0).map(|(_, room)| room);
-            let shape = self.shape(id, room, &mut placer, contents)?;
+            let fixed = self.zone.root.filter(|_| id == 0);
+            let shape = self.shape(id, fixed, &mut placer, contents)?;
             let position = match self.zone.root {
                 Some((position, room)) if id == 0 => {
                     if shape.size() > room {
@@ -341,7 +343,7 @@ impl ImagePlan {
     fn shape(
         &mut self,
         id: u32,
-        room: Option<u64>,
+        fixed: Option<(u64, u64)>,
         placer: &mut DataPlacer,
         contents: &dyn Contents,
     ) -> Result<Shape> {
@@ -368,8 +370,8 @@ impl ImagePlan {
         let mut shape = self.shape_without_tail(id, &placer.local)?;
         self.has_chunks |= shape.map.is_some();
         let body = shape.body();
-        let fits = match room {
-            Some(room) => body + tail <= room,
+        let fits = match fixed {
+            Some((position, room)) => (position + body) % block + tail <= block && body + tail <= room,
             // Old kernels want a link's target in the block of its inode.
             None if self.tree.nodes[id as usize].file_type() == FileType::Symlink => body + tail <= block,
             // What is larger than a block starts at the start of one.

@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn large_holes_get_large_chunks() {
-        assert_eq!(best_chunk_bits(1 << 20, &[(0, 4096)], 12), 1);
+        assert_eq!(best_chunk_bits(1 << 20, &[(0, 4096)], 12), 0);
         assert_eq!(best_chunk_bits(16384, &[(4096, 4096)], 12), 0);
         let bits = best_chunk_bits(1 << 40, &[(12_345_678, 100)], 12);
         assert!((8..12).contains(&bits), "{bits}");

@@ -1,11 +1,17 @@
 //! Directory trees to make images from.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
+    io::{Seek, Write},
     os::unix::{ffi::OsStrExt, fs::FileExt},
     path::Path,
 };
 
+use super::{Listing, Seen};
+use erofs_format::{
+    DeviceNumber, FileData, Metadata, NewFile, NodeId, StreamWriter, Timestamp, Tree, WriteOptions,
+};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
 /// Bytes that do not compress or repeat, the same for the same seed.
@@ -105,64 +111,105 @@ impl erofs_format::Contents for Files {
 }
 
 /// A tree with the content of a directory.
-pub fn tree_of(root: &Path) -> (erofs_format::Tree, Files) {
-    let listing = super::listing_of_directory(root);
+pub fn tree_of(root: &Path) -> (Tree, Files) {
     let mut files = Files(Vec::new());
-    let tree = tree_of_listing(&listing, &mut |path, size| {
+    let tree = tree_of_listing(&super::listing_of_directory(root), &mut |path, _| {
         files.0.push(File::open(root.join(std::ffi::OsStr::from_bytes(path))).unwrap());
         let token = files.0.len() as u64 - 1;
-        if path.ends_with(b"sparse") {
-            let ranges = vec![(64 << 10, 9000), ((3 << 20) - 100, 100)];
-            return erofs_format::FileData::SparseSource { token, ranges };
+        match path.ends_with(b"sparse") {
+            true => FileData::SparseSource { token, ranges: SPARSE.to_vec() },
+            false => FileData::Source { token },
         }
-        let _ = size;
-        erofs_format::FileData::Source { token }
     });
     (tree, files)
 }
 
 /// A tree as a listing describes it; `data` says where the content of a regular file is.
-pub fn tree_of_listing(
-    listing: &super::Listing,
-    data: &mut dyn FnMut(&[u8], u64) -> erofs_format::FileData,
-) -> erofs_format::Tree {
-    use erofs_format::{DeviceNumber, FileType, Metadata, NewFile, Timestamp, Tree};
-    let metadata = |seen: &super::Seen| Metadata {
+pub fn tree_of_listing(listing: &Listing, data: &mut dyn FnMut(&[u8], u64) -> FileData) -> Tree {
+    let mut tree = Tree::new(metadata(&listing[&b""[..]]));
+    let mut ids = Ids::new();
+    for (path, seen) in listing {
+        let file = (seen.mode & 0o170_000 == 0o100_000 && seen.link_to.is_none())
+            .then(|| NewFile::Regular { size: seen.size, data: data(path, seen.size) });
+        add(&mut tree, &mut ids, path, seen, file);
+    }
+    tree
+}
+
+/// The same through a stream writer.
+pub fn stream_of<W: Write + Seek>(root: &Path, options: &WriteOptions, out: W) -> (W, erofs_format::Summary) {
+    let listing = super::listing_of_directory(root);
+    let mut writer = StreamWriter::new(out, options, metadata(&listing[&b""[..]]), Vec::new()).unwrap();
+    let mut ids = Ids::new();
+    for (path, seen) in &listing {
+        if seen.mode & 0o170_000 != 0o100_000 || seen.link_to.is_some() {
+            add(writer.tree_mut(), &mut ids, path, seen, None);
+            continue;
+        }
+        let (dir, name) = split(path);
+        let dir = if dir.is_empty() { writer.tree().root() } else { ids[dir] };
+        let xattrs = xattrs_of(seen);
+        let full = root.join(std::ffi::OsStr::from_bytes(path));
+        let id = if path.ends_with(b"sparse") {
+            let all = fs::read(full).unwrap();
+            let data: Vec<u8> =
+                SPARSE.iter().flat_map(|&(at, len)| all[at as usize..][..len as usize].to_vec()).collect();
+            writer.add_sparse_file(dir, name, metadata(seen), xattrs, seen.size, &SPARSE, &mut &data[..])
+        } else {
+            writer.add_file(dir, name, metadata(seen), xattrs, seen.size, &mut File::open(full).unwrap())
+        };
+        ids.insert(path.clone(), id.unwrap());
+    }
+    writer.finish(&()).unwrap()
+}
+
+/// The ranges with data of the sparse file.
+const SPARSE: [(u64, u64); 2] = [(64 << 10, 9000), ((3 << 20) - 100, 100)];
+
+type Ids = HashMap<Vec<u8>, NodeId>;
+
+fn metadata(seen: &Seen) -> Metadata {
+    Metadata {
         mode: seen.mode,
         uid: seen.owner.0,
         gid: seen.owner.1,
         mtime: Timestamp { seconds: seen.mtime.0, nanoseconds: seen.mtime.1 },
-    };
-    let mut tree = Tree::new(metadata(&listing[&b""[..]]));
-    let mut ids = std::collections::HashMap::from([(Vec::new(), tree.root())]);
-    for (path, seen) in listing {
-        let xattrs = seen.xattrs.iter().map(|(name, value)| (&name[..], &value[..]));
-        if path.is_empty() {
-            tree.set_xattrs(tree.root(), xattrs).unwrap();
-            continue;
-        }
-        let (dir, name) = match path.iter().rposition(|&byte| byte == b'/') {
-            Some(slash) => (&path[..slash], &path[slash + 1..]),
-            None => (&b""[..], &path[..]),
-        };
-        let dir = ids[dir];
-        if let Some(first) = &seen.link_to {
-            tree.link(dir, name, ids[first]).unwrap();
-            continue;
-        }
-        let device = seen.device.map(|(major, minor)| DeviceNumber { major, minor }).unwrap_or_default();
-        let file = match FileType::from_mode(seen.mode).unwrap() {
-            FileType::Directory => NewFile::Directory,
-            FileType::Regular => NewFile::Regular { size: seen.size, data: data(path, seen.size) },
-            FileType::Symlink => NewFile::Symlink(seen.target.as_deref().unwrap()),
-            FileType::CharDevice => NewFile::CharDevice(device),
-            FileType::BlockDevice => NewFile::BlockDevice(device),
-            FileType::Fifo => NewFile::Fifo,
-            FileType::Socket => NewFile::Socket,
-        };
-        let id = tree.add(dir, name, metadata(seen), file).unwrap();
-        tree.set_xattrs(id, xattrs).unwrap();
-        ids.insert(path.clone(), id);
     }
-    tree
+}
+
+fn xattrs_of(seen: &Seen) -> impl Iterator<Item = (&[u8], &[u8])> {
+    seen.xattrs.iter().map(|(name, value)| (&name[..], &value[..]))
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&b""[..], path),
+    }
+}
+
+fn add(tree: &mut Tree, ids: &mut Ids, path: &[u8], seen: &Seen, regular: Option<NewFile<'_>>) {
+    if path.is_empty() {
+        tree.set_xattrs(tree.root(), xattrs_of(seen)).unwrap();
+        return;
+    }
+    let (dir, name) = split(path);
+    let dir = if dir.is_empty() { tree.root() } else { ids[dir] };
+    if let Some(first) = &seen.link_to {
+        tree.link(dir, name, ids[first]).unwrap();
+        return;
+    }
+    let device = seen.device.map(|(major, minor)| DeviceNumber { major, minor }).unwrap_or_default();
+    let file = match erofs_format::FileType::from_mode(seen.mode).unwrap() {
+        erofs_format::FileType::Directory => NewFile::Directory,
+        erofs_format::FileType::Regular => regular.unwrap(),
+        erofs_format::FileType::Symlink => NewFile::Symlink(seen.target.as_deref().unwrap()),
+        erofs_format::FileType::CharDevice => NewFile::CharDevice(device),
+        erofs_format::FileType::BlockDevice => NewFile::BlockDevice(device),
+        erofs_format::FileType::Fifo => NewFile::Fifo,
+        erofs_format::FileType::Socket => NewFile::Socket,
+    };
+    let id = tree.add(dir, name, metadata(seen), file).unwrap();
+    tree.set_xattrs(id, xattrs_of(seen)).unwrap();
+    ids.insert(path.to_vec(), id);
 }
