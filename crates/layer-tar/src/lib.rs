@@ -37,7 +37,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod blob;
+mod chunk;
+pub mod compress;
 pub mod encode;
+mod hash;
 pub mod header;
 mod options;
 pub mod pax;
@@ -47,6 +51,10 @@ mod source;
 pub mod sparse;
 mod spool;
 
+pub use blob::{BlobOptions, BlobSource, LayerBlob, LayerProcessor, ProcessorRead};
+pub use chunk::Chunk;
+pub use compress::{BlobWriter, BlobWriterOptions};
+pub use hash::BlobSummary;
 pub use options::{AufsStore, ReadOptions, WriteOptions};
 pub use reader::{RawEntry, TarEntry, TarReader};
 pub use sink::{TarSink, TarSummary};

@@ -14,6 +14,7 @@ macro_rules! setters {
         })*
     };
 }
+pub(crate) use setters;
 
 /// How a layer tar is read.
 ///

@@ -172,6 +172,11 @@ impl<R: BufRead> TarReader<R> {
         self.input.drain()
     }
 
+    /// The reader.
+    pub fn get_ref(&self) -> &R {
+        self.input.get_ref()
+    }
+
     /// The reader, wherever it stands.
     pub fn into_inner(self) -> R {
         self.input.into_inner()

@@ -106,6 +106,11 @@ impl<'m, R: BufRead> TarSource<'m, R> {
     }
 
     /// The reader below.
+    pub fn get_ref(&self) -> &R {
+        self.reader.get_ref()
+    }
+
+    /// The reader below.
     pub fn into_inner(self) -> R {
         self.reader.into_inner()
     }

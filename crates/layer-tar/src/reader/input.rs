@@ -30,6 +30,10 @@ impl<R: BufRead> Input<R> {
         self.left
     }
 
+    pub(super) fn get_ref(&self) -> &R {
+        &self.reader
+    }
+
     pub(super) fn into_inner(self) -> R {
         self.reader
     }
