@@ -453,6 +453,7 @@ mod tests {
         let f = merged.lookup_path(LayerPath::new(b"f").unwrap()).unwrap().unwrap();
         assert_eq!((f.metadata.mode, f.inode.unwrap().dev), (0o600, 1));
         let root = merged.root().unwrap();
+        assert_eq!(root.lookup(b"gone").unwrap(), None);
         assert_eq!(kind_of(root.open_dir(b"f")), ErrorKind::NotDirectory);
         assert_eq!(kind_of(root.open_dir(b"gone")), ErrorKind::NotFound);
         assert_eq!(kind_of(root.open_file(b"gone")), ErrorKind::NotFound);

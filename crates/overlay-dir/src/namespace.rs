@@ -23,6 +23,11 @@ impl Namespace {
         }
     }
 
+    /// The namespace for markers that this process makes: [`Namespace::Trusted`] where it may.
+    pub fn of_this_process() -> Self {
+        if Self::Trusted.check_readable().is_ok() { Self::Trusted } else { Self::User }
+    }
+
     /// The full name of the attribute `suffix`.
     pub fn name(self, suffix: &[u8]) -> Vec<u8> {
         [self.prefix(), suffix].concat()

@@ -74,7 +74,7 @@ fn random_stacks_look_as_the_kernel_shows_them() {
     if !can_run("random_stacks", overlay_missing()) {
         return;
     }
-    for seed in 0..250 {
+    for seed in 0..100 {
         let mut dice = Dice(seed);
         let mut bench = Bench::new();
         bench.layer();
