@@ -20,23 +20,14 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/common.sh"
 top=${LAYERKIT_PEERS_DIR:-/var/cache/layerkit-peers}
 out=$top/share/inputs
 image=/mnt/inputs/image # the same place, as the peers see it
 suites=${LAYERKIT_IMAGE_SUITES:-bookworm trixie}
 recipe="recipe 1"
 
-say() { echo "image: $*" >&2; }
 umoci() { "$here/peers.sh" run umoci --log=warn "$@"; }
-
-retry() {
-    local pause
-    for pause in 5 20 0; do
-        "$@" && return
-        [ "$pause" = 0 ] || { say "failed, trying again in $pause s: $*" && sleep "$pause"; }
-    done
-    return 1
-}
 
 mirror() {
     # shellcheck disable=SC2016  # awk's, not the shell's
@@ -118,15 +109,9 @@ PY
 exec 9>"$top/image.lock"
 flock 9
 [ "$(cat "$out/.complete" 2>/dev/null)" = "$recipe" ] && exit 0
-mountpoint -q "$top/root/mnt" || { say "run peers.sh up first" && exit 1; }
-need=""
-command -v setfattr >/dev/null || need="$need attr"
-command -v setcap >/dev/null || need="$need libcap2-bin"
-if [ -n "$need" ]; then
-    retry apt-get update -qq
-    # shellcheck disable=SC2086
-    retry apt-get install -y -qq --no-install-recommends $need >/dev/null
-fi
+mountpoint -q "$top/root/mnt" || die "run peers.sh up first"
+need setfattr attr
+need setcap libcap2-bin
 
 begin=$SECONDS
 rootfs=$out/bundle/rootfs
@@ -149,7 +134,7 @@ for suite in $suites; do
         break
     fi
 done
-[ -n "$made" ] || { say "no suite of \"$suites\" could be had" && exit 1; }
+[ -n "$made" ] || die "no suite of \"$suites\" could be had"
 umoci repack --refresh-bundle --image "$image:v1" "$bundle"
 
 say "layer 1: build tools"

@@ -32,34 +32,20 @@ share=$top/share
 socket=/run/ctrd/c.sock
 suites=${LAYERKIT_PEERS_SUITES:-forky sid}
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/common.sh"
 reference=$here/../benches/reference/main.go
 
 packages="
-    containerd runc umoci skopeo erofs-utils composefs
-    isal pigz zstd jq attr
+    containerd runc umoci erofs-utils isal zstd attr
     golang-go golang-github-containerd-containerd-dev golang-github-containerd-continuity-dev"
+# Of use when looking into something, but no test or benchmark needs them.
+extras="skopeo composefs pigz jq"
 # Older ones behave differently where the tests look, or lack the EROFS snapshotter.
 at_least="containerd 2.1
 erofs-utils 1.9
 umoci 0.5"
 # A root made from another recipe than this one is made anew.
-recipe=$(printf '%s\n' "recipe 1" "$packages" "$at_least" | sha256sum | cut -d' ' -f1)
-
-say() { echo "peers: $*" >&2; }
-die() {
-    say "$*"
-    exit 1
-}
-
-# Mirrors hiccup; a minute of patience is cheaper than a failed run.
-retry() {
-    local pause
-    for pause in 5 20 0; do
-        "$@" && return
-        [ "$pause" = 0 ] || { say "failed, trying again in $pause s: $*" && sleep "$pause"; }
-    done
-    return 1
-}
+recipe=$(printf '%s\n' "recipe 1" "$packages" "$extras" "$at_least" | sha256sum | cut -d' ' -f1)
 
 # The Debian mirror that this machine's apt uses.
 mirror() {
@@ -71,12 +57,6 @@ mirror() {
     apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Identifier: Packages' |
         awk -v release="$(. /etc/os-release && echo "${VERSION_CODENAME:-}")" '
             $1 == "Debian" && $2 == release { print $3; exit }'
-}
-
-need_debootstrap() {
-    command -v debootstrap >/dev/null && return
-    say "installing debootstrap"
-    retry apt-get update -qq && retry apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
 }
 
 mount_all() {
@@ -99,35 +79,52 @@ unmount_all() {
 
 inside() { LC_ALL=C DEBIAN_FRONTEND=noninteractive chroot "$root" "$@"; }
 
-fill() { # SUITE: an empty root of that suite, then the packages
-    local suite=$1 from script=/usr/share/debootstrap/scripts/$1
+bare() { # SUITE: a minimal root of it
+    local from script=/usr/share/debootstrap/scripts/$1
     # An older debootstrap does not know a newer suite by name; their scripts are all one.
     [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
     from=$(mirror)
     [ -n "$from" ] || die "apt on this machine names no Debian mirror; set LAYERKIT_PEERS_MIRROR"
-
-    unmount_all
     rm -rf --one-file-system "$base"
     mkdir -p "$base"
-    debootstrap --variant=minbase --include=ca-certificates "$suite" "$base" "$from" "$script" >"$top/debootstrap.log" || {
+    debootstrap --variant=minbase --include=ca-certificates "$1" "$base" "$from" "$script" >"$top/debootstrap.log" || {
         tail -n 20 "$top/debootstrap.log" >&2
         return 1
     }
     # Whatever way this machine reaches its mirror, proxies too, counts in there as well.
     apt-config dump Acquire::http Acquire::https >"$base/etc/apt/apt.conf.d/90host"
-    mount_all
-    # shellcheck disable=SC2086
-    retry inside apt-get install -y -qq --no-install-recommends -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 $packages \
+}
+
+install() { # PACKAGE...
+    inside apt-get install -y -qq --no-install-recommends -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@" \
         >"$top/install.log" 2>&1 || {
         tail -n 20 "$top/install.log" >&2
         return 1
     }
+}
+
+fill() { # SUITE: a root of it with the packages
+    local name
+    unmount_all
+    retry bare "$1" && mount_all || return 1
+    for name in $packages; do
+        inside apt-cache show "$name" >/dev/null 2>&1 || { say "$1 has no $name" && return 1; }
+    done
+    # shellcheck disable=SC2086
+    retry install $packages || return 1
+    for name in $extras; do
+        install "$name" 2>/dev/null || say "without $name, which $1 does not have"
+    done
+    recent_enough "$1"
+}
+
+recent_enough() { # SUITE
     local name wanted have
     while read -r name wanted; do
         # shellcheck disable=SC2016  # dpkg-query expands it
         have=$(inside dpkg-query -Wf '${Version}' "$name")
         dpkg --compare-versions "$have" ge "$wanted" || {
-            say "$suite has $name $have, at least $wanted is needed"
+            say "$1 has $name $have, at least $wanted is needed"
             return 1
         }
     done <<<"$at_least"
@@ -172,12 +169,12 @@ up() {
     exec 9>"$top/lock"
     flock 9
     if [ "$(cat "$top/recipe" 2>/dev/null)" != "$recipe" ] || [ ! -d "$base/etc" ]; then
-        need_debootstrap || die "debootstrap cannot be installed"
+        need debootstrap debootstrap || die "debootstrap cannot be installed"
         rm -f "$top/recipe"
         local suite made=
         for suite in $suites; do
             say "making a root of Debian $suite in $top"
-            if retry fill "$suite"; then
+            if fill "$suite"; then
                 made=$suite
                 break
             fi
@@ -229,7 +226,7 @@ containerd) start_containerd ;;
 stop) stop_containerd ;;
 versions)
     # shellcheck disable=SC2086,SC2016
-    inside dpkg-query -Wf '${Package} ${Version}\n' $packages
+    inside dpkg-query -Wf '${Package} ${Version}\n' $packages $extras 2>/dev/null || true
     ;;
 env) printf 'export LAYERKIT_PEERS=%q LAYERKIT_INPUTS=%q\n' "$root" "$share/inputs" ;;
 is-up) mountpoint -q "$root/proc" ;;
