@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Mount, Peers, assert_same, can_mount, listing, listing_of_directory, trees::make_varied_tree};
-use erofs_format::{FileSource, Image, OpenOptions};
+use erofs_format::{CheckOptions, FileSource, Image, OpenOptions};
 
 /// Options, and whether mkfs.erofs is given an extra device to write data to.
 const VARIANTS: &[(&str, bool)] = &[
@@ -71,6 +71,11 @@ fn images_by_mkfs_read_as_the_kernel_shows_them() {
         let shown = listing_of_directory(mount.path());
         assert!(shown.len() > 770);
         assert_same(&listing(&image), &shown);
+        let report = image.check(&CheckOptions::new().jobs(2)).unwrap();
+        for finding in &report.findings {
+            eprintln!("  {finding}");
+        }
+        assert!(report.is_sound());
         for name in ["sub/-dash", "sub/~tilde", "many/0699-nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"] {
             assert!(image.lookup(name).is_ok(), "{name}");
         }

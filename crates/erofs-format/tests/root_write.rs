@@ -8,7 +8,7 @@ use common::{
     Listing, Mount, Peers, assert_same, can_mount, listing, listing_of_directory,
     trees::{make_varied_tree, stream_of, tree_of},
 };
-use erofs_format::{FileSource, Image, ImagePlan, InodeForm, WriteOptions};
+use erofs_format::{CheckOptions, FileSource, Image, ImagePlan, InodeForm, WriteOptions};
 
 fn variants() -> Vec<(&'static str, WriteOptions)> {
     let new = WriteOptions::new;
@@ -65,6 +65,7 @@ fn the_kernel_shows_what_was_written() {
             );
             let image = Image::open(FileSource::open(&path).unwrap()).unwrap();
             assert_same(&listing(&image), &expected);
+            assert_eq!(image.check(&CheckOptions::new().jobs(3)).unwrap().findings, []);
             let mount = Mount::new(&path, &[]);
             assert_same(&listing_of_directory(mount.path()), &expected);
             drop(mount);

@@ -25,11 +25,12 @@ pub struct Inode {
     ino: u32,
     data: u32,
     extended: bool,
-    pub(super) dot_omitted: bool,
+    pub(crate) dot_omitted: bool,
     layout: Layout,
     /// Where the inode is in its space.
     pub(super) position: u64,
-    pub(super) xattr_size: u32,
+    pub(crate) xattr_size: u32,
+    block_size: u64,
 }
 
 /// How the content of a file is laid out.
@@ -157,9 +158,12 @@ impl Inode {
         self.xattr_position() + u64::from(self.xattr_size)
     }
 
-    /// The raw `i_u`.
-    pub(crate) fn raw_data(&self) -> u32 {
-        self.data
+    /// How many bytes of the content are after the inode.
+    pub(crate) fn inline_size(&self) -> u64 {
+        match self.layout {
+            Layout::Inline { .. } if self.file_type.has_content() => self.size & (self.block_size - 1),
+            _ => 0,
+        }
     }
 
     /// Size, number and place of the entries of the chunk map.
@@ -251,6 +255,7 @@ impl Image {
             layout: self.layout(position, format, raw.i_u.get(), high)?,
             position,
             xattr_size: xattr_size(raw.i_xattr_icount.get()),
+            block_size: self.superblock().block_size(),
         })
     }
 
@@ -276,6 +281,7 @@ impl Image {
             layout: self.layout(position, format, raw.i_u.get(), raw.i_nb.get())?,
             position,
             xattr_size: xattr_size(raw.i_xattr_icount.get()),
+            block_size: self.superblock().block_size(),
         })
     }
 

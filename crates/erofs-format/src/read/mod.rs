@@ -237,6 +237,12 @@ impl Image {
         self.0.sources.get(number)
     }
 
+    /// How many directory entries there can be at most: each takes 12 bytes and a name, of its own unless
+    /// directories share blocks to look endless.
+    pub(crate) fn max_entries(&self) -> u64 {
+        self.limits().max_entries.min(self.size() / 12)
+    }
+
     pub(crate) fn is_flat(&self) -> bool {
         self.0.flat
     }

@@ -57,7 +57,7 @@ pub struct Superblock {
     /// The size of the superblock with its extensions and algorithm records, in bytes from 1024.
     pub size: u64,
     pub(super) extra_devices: u16,
-    pub(super) device_table: u64,
+    pub(crate) device_table: u64,
     pub(super) prefix_count: u8,
     pub(super) prefix_start: u64,
     pub(super) filter_usable: bool,

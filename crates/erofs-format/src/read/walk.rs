@@ -95,7 +95,7 @@ impl Walk<'_> {
                 ));
             }
             self.entries += 1;
-            if self.entries > self.image.limits().max_entries {
+            if self.entries > self.image.max_entries() {
                 return Err(Error::limit("max_entries", "directory", "the image has too many entries"));
             }
             let link_to = if inode.is_dir() {

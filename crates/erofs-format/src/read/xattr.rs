@@ -1,6 +1,6 @@
 //! Extended attributes: inline, shared, with base and long prefixes.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use crate::{
     error::{Error, Result},
@@ -132,11 +132,26 @@ impl Image {
         Ok(ids.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect())
     }
 
-    /// Where a shared xattr is and how many bytes it takes.
-    pub(crate) fn shared_xattr_range(&self, id: u32) -> Result<(bool, u64, u64)> {
+    /// A shared xattr: its full name (if its prefix means something), where it is, and whether that is in the
+    /// plain image.
+    pub(crate) fn shared_xattr(&self, id: u32) -> Result<(Option<Vec<u8>>, Range<u64>, bool)> {
         let (space, at) = self.shared_position(id);
         let found = self.found(space, at, self.space_size(space))?;
-        Ok((space == Space::Image, at, found.stored))
+        let name = self.full_name(&found).map(Cow::into_owned);
+        Ok((name, at..at + found.stored, space == Space::Image))
+    }
+
+    /// The full names of the xattrs that are not shared.
+    pub(crate) fn inline_xattr_names(&self, inode: &Inode) -> Result<Vec<Option<Vec<u8>>>> {
+        let mut names = Vec::new();
+        if inode.xattr_size > 0 {
+            let shared = self.shared_xattrs(inode)?.len();
+            self.each_inline(inode, shared, |image, found| {
+                names.push(image.full_name(&found).map(Cow::into_owned));
+                true
+            })?;
+        }
+        Ok(names)
     }
 
     fn shared_position(&self, id: u32) -> (Space, u64) {
@@ -162,7 +177,16 @@ impl Image {
                 return Ok(());
             }
         }
-        let mut at = inode.xattr_position() + (size_of::<IbodyHeader>() + 4 * shared.len()) as u64;
+        self.each_inline(inode, shared.len(), visit)
+    }
+
+    fn each_inline<'a>(
+        &'a self,
+        inode: &Inode,
+        shared: usize,
+        mut visit: impl FnMut(&'a Self, Found<'a>) -> bool,
+    ) -> Result<()> {
+        let mut at = inode.xattr_position() + (size_of::<IbodyHeader>() + 4 * shared) as u64;
         let end = inode.body_end();
         while at < end {
             let found = self.found(inode.space(), at, end)?;
