@@ -226,12 +226,14 @@ impl<'m, F: Form> Engine<'m, F> {
     }
 
     fn root_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
-        if !matches!(entry.kind, EntryKind::Directory) {
-            if self.options.strict {
-                return Err(Error::new(ErrorKind::InvalidArchive, "an entry would replace the root"));
+        match entry.kind {
+            EntryKind::Directory => {}
+            // containerd ignores all of them, and others at least links: nothing is lost by it.
+            _ if self.ignores_at_root(&entry.kind) => {
+                self.warn(WarningKind::RootIgnored, LayerPath::ROOT, entry.kind.name().as_bytes());
+                return Ok(());
             }
-            self.warn(WarningKind::RootIgnored, LayerPath::ROOT, entry.kind.name().as_bytes());
-            return Ok(());
+            _ => return Err(Error::new(ErrorKind::InvalidArchive, "an entry would replace the root")),
         }
         if !self.options.apply_root_metadata {
             return Ok(());
@@ -239,6 +241,10 @@ impl<'m, F: Form> Engine<'m, F> {
         let attrs = self.attrs(LayerPath::ROOT, &entry.metadata, entry.xattrs)?;
         self.describe_dir(ROOT, &attrs, false)?;
         F::placed_dir(self, ROOT, Placed::Merged)
+    }
+
+    fn ignores_at_root(&self, kind: &EntryKind<'_>) -> bool {
+        !self.options.strict && (matches!(kind, EntryKind::HardLink { .. }) || !self.options.is_spec())
     }
 
     fn device_entry(&mut self, path: LayerPath<'_>, entry: &Entry<'_>) -> Result<()> {

@@ -335,8 +335,8 @@ impl ApplyOptions {
         self
     }
 
-    /// Whether entries that are only tolerated are errors: a character device 0:0, an entry that would
-    /// replace the root.
+    /// Whether entries that are only tolerated are errors: a character device 0:0, a hard link named as the
+    /// root.
     #[must_use]
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;

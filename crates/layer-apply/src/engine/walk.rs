@@ -115,6 +115,16 @@ impl<F: Form> Engine<'_, F> {
         Ok(at)
     }
 
+    /// As [`Engine::walk`], for a deletion: below something that is no directory there is nothing to delete.
+    ///
+    /// Differs write such deletions for the children of a directory that became a file; containerd fails there.
+    pub(crate) fn walk_to_remove(&mut self, path: LayerPath<'_>) -> Result<Option<Walked>> {
+        match self.walk(path) {
+            Err(error) if error.kind() == &ErrorKind::NotDirectory && self.options.is_spec() => Ok(None),
+            walked => walked.map(Some),
+        }
+    }
+
     fn follow(&mut self, walk: &mut Walk) -> Result<()> {
         while let Some(name) = walk.todo.pop() {
             match &*name {

@@ -182,7 +182,8 @@ impl Form for FlatForm {
             return Err(Error::new(ErrorKind::InvalidArchive, "a deletion of the root"));
         };
         let spec = engine.options.is_spec();
-        let dir = match engine.walk(parent)?.place {
+        let Some(walked) = engine.walk_to_remove(parent)? else { return Ok(()) };
+        let dir = match walked.place {
             Place::Here(dir) => dir,
             _ if spec => return Ok(()),
             // containerd makes the directories above a name that it then does not find.
@@ -217,7 +218,7 @@ impl Form for FlatForm {
     }
 
     fn opaque(engine: &mut Engine<'_, Self>, path: LayerPath<'_>) -> Result<()> {
-        let walked = engine.walk(path)?;
+        let Some(walked) = engine.walk_to_remove(path)? else { return Ok(()) };
         match walked.place {
             Place::Here(dir) => empty(engine, dir),
             _ if engine.options.is_spec() => Ok(()),

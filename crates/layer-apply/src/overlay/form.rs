@@ -224,7 +224,7 @@ impl Form for OverlayForm {
             return Err(Error::new(ErrorKind::InvalidArchive, "a deletion of the root"));
         };
         let spec = engine.options.is_spec();
-        let walked = engine.walk(parent)?;
+        let Some(walked) = engine.walk_to_remove(parent)? else { return Ok(()) };
         let dir = match walked.place {
             Place::Here(dir) => dir,
             Place::Below => engine.make_dirs(walked.path.as_path())?,
@@ -234,10 +234,6 @@ impl Form for OverlayForm {
             Place::Nowhere { .. } => engine.make_dirs(walked.path.as_path())?,
         };
         let above = engine.dirs.get(dir).path.clone();
-        let placed = spec && Self::is_placed(engine, dir, name)?;
-        if placed {
-            return keep_placed(engine, dir, name);
-        }
         if spec && engine.form.is_hidden(above.as_path()) {
             // The kernel would list the name when this layer is a lower one.
             return Ok(());
@@ -254,7 +250,11 @@ impl Form for OverlayForm {
                 return Ok(());
             }
         }
-        make_whiteout(engine, dir, name)
+        match make_whiteout(engine, dir, name) {
+            // Something of the same layer: that counts, and hides as much. containerd fails.
+            Err(error) if spec && error.kind() == &ErrorKind::Exists => keep_placed(engine, dir, name),
+            made => made,
+        }
     }
 
     fn opaque(engine: &mut Engine<'_, Self>, path: LayerPath<'_>) -> Result<()> {
@@ -264,7 +264,7 @@ impl Form for OverlayForm {
             return Ok(());
         }
         let spec = engine.options.is_spec();
-        let walked = engine.walk(path)?;
+        let Some(walked) = engine.walk_to_remove(path)? else { return Ok(()) };
         let dir = match walked.place {
             Place::Here(dir) => dir,
             Place::Nowhere { whiteout: true } if spec => return Ok(()),
@@ -400,10 +400,6 @@ fn make_whiteout(engine: &mut Engine<'_, OverlayForm>, dir: DirId, name: &[u8]) 
     };
     match device {
         Ok(()) => {}
-        Err(Errno::EXIST) => {
-            // Q6 of containerd: a whiteout meets a name that is taken. Ours was looked at before.
-            return Err(Error::io("make whiteout", Errno::EXIST).at(path.as_path()));
-        }
         Err(Errno::PERM) if form != WhiteoutForm::Device && engine.kernel.knows_xattr_whiteouts() => {
             engine.dirs.get_mut(dir).touched = true;
             marker::make_xattr_whiteout(engine.dirs.fd(dir), name, engine.form.namespace)
