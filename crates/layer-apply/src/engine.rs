@@ -132,6 +132,8 @@ pub(crate) struct Engine<'m, F> {
     /// Directories with entries, where others do not keep their times (containerd's way).
     described: HashSet<LayerPathBuf>,
     owner_warned: bool,
+    /// Whether the target is made out of sight: nobody else gets in before it is whole.
+    staged: bool,
     /// Whether a directory may have a default access control list.
     acls: bool,
     /// Whether new objects belong to whom they should without being told; unknown until one was looked at.
@@ -161,6 +163,7 @@ impl<'m, F: Form> Engine<'m, F> {
             skipped_devices: HashSet::new(),
             described: HashSet::new(),
             owner_warned: false,
+            staged: false,
             acls,
             owners_as_expected: None,
         };
@@ -339,6 +342,7 @@ impl<'m, F: Form> Engine<'m, F> {
 
     /// Gives the root of a new target its metadata.
     pub(crate) fn describe_new_root(&mut self, implied: &(Metadata, Xattrs)) -> Result<()> {
+        self.staged = true;
         let attrs = self.attrs(LayerPath::ROOT, &implied.0, &implied.1)?;
         self.describe_dir(ROOT, &attrs, true)?;
         self.acls = self.dirs.get(ROOT).default_acl;

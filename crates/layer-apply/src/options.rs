@@ -34,8 +34,9 @@ pub struct ApplyOptions {
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum XattrPolicy {
-    /// An attribute that the file system does not take (`ENOTSUP`), or that only files and directories carry
-    /// (`user.*` elsewhere), is left out with a warning. Other failures are errors. As containerd does.
+    /// An attribute that the file system does not take (`ENOTSUP`), that only files and directories carry
+    /// (`user.*` elsewhere), or that this process may not set for want of privilege (`security.*`, `trusted.*`), is
+    /// left out with a warning. Other failures are errors.
     #[default]
     Tolerant,
     /// Every attribute that cannot be set is an error.

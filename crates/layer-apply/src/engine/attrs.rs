@@ -20,7 +20,7 @@ use rustix::{
 
 use super::{Engine, Form};
 use crate::{
-    fs::dirs::{DirId, timestamps},
+    fs::dirs::{DirId, ROOT, timestamps},
     options::{OverlayXattrs, XattrPolicy},
 };
 
@@ -292,16 +292,21 @@ impl<F: Form> Engine<'_, F> {
             self.acls = true;
             self.dirs.get_mut(id).default_acl = true;
         }
-        // Who is bound by modes needs to get in until the work is done.
-        let locked = !self.kernel.ignores_modes && attrs.mode & 0o700 != 0o700;
-        let mode = if locked { attrs.mode | 0o700 } else { attrs.mode };
+        let (mode, mode_after) = if self.staged && id == ROOT {
+            (0o700, Some(attrs.mode))
+        } else if !self.kernel.ignores_modes && attrs.mode & 0o700 != 0o700 {
+            // Who is bound by modes needs to get in until the work is done.
+            (attrs.mode | 0o700, Some(attrs.mode))
+        } else {
+            (attrs.mode, None)
+        };
         let dir = self.dirs.get_mut(id);
         if dir.mode != mode || attrs.acl {
             fchmod(&dir.fd, Mode::from_raw_mode(mode))
                 .map_err(|e| Error::io("set mode of directory", e).at(path))?;
             dir.mode = mode;
         }
-        dir.mode_after = locked.then_some(attrs.mode);
+        dir.mode_after = mode_after;
         self.set_times(id, attrs);
         Ok(())
     }
@@ -349,6 +354,7 @@ impl<F: Form> Engine<'_, F> {
             Errno::OPNOTSUPP => true,
             Errno::PERM if name.starts_with(b"user.") => !takes_user,
             Errno::PERM if name.starts_with(b"security.") => !self.kernel.may_set_security,
+            Errno::PERM if name.starts_with(b"trusted.") => !self.kernel.may_set_trusted,
             _ => false,
         };
         if tolerated && self.options.xattr_policy != XattrPolicy::Strict {

@@ -35,6 +35,7 @@ pub(crate) struct Kernel {
     /// Permissions of files do not count for this process.
     pub(crate) ignores_modes: bool,
     pub(crate) may_set_security: bool,
+    pub(crate) may_set_trusted: bool,
     pub(crate) in_user_namespace: bool,
 }
 
@@ -51,6 +52,7 @@ impl Kernel {
             may_mknod: held.contains(CapabilitySet::MKNOD) && !in_user_namespace,
             ignores_modes: held.contains(CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER),
             may_set_security: held.contains(CapabilitySet::SETFCAP) && !in_user_namespace,
+            may_set_trusted: held.contains(CapabilitySet::SYS_ADMIN) && !in_user_namespace,
             in_user_namespace,
         }
     }

@@ -560,3 +560,28 @@ pub fn meta(path: impl AsRef<Path>) -> fs::Metadata {
 pub fn chain(error: &Error) -> String {
     error.chain()
 }
+
+/// A mount that is gone when this is dropped.
+pub struct Mount(pub PathBuf);
+
+impl Mount {
+    /// Mounts `kind` at `at`, which is made; [`None`] where that is not possible.
+    pub fn new(kind: &str, at: &Path, options: &str) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let options = std::ffi::CString::new(options).unwrap();
+        rustix::mount::mount(kind, at, kind, rustix::mount::MountFlags::empty(), Some(&*options)).ok()?;
+        Some(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// The example program, which is built with the tests.
+pub fn example(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    tests.parent().unwrap().parent().unwrap().join("examples").join(name)
+}
