@@ -171,7 +171,8 @@ impl LocalWriter {
         self.check_aborted()?;
         self.data.sync_data().map_err(|error| self.error("sync an ingest", error))?;
         self.dir.write(UPDATED, clock::format(self.status.updated).as_bytes())?;
-        self.dir.sync()
+        self.dir.sync()?;
+        self.store.root.make_dir(INGEST)?.sync()
     }
 
     /// What remains to be done when the bytes are known to be the blob `digest`. Gives whether it existed.
@@ -371,7 +372,9 @@ fn forget(store: &Inner, key: &str) {
 /// Makes the directory of an ingest, where it is missing, and locks it.
 fn lock_ingest(store: &Inner, ingests: &Dir, key: &str, reference: &str) -> Result<Dir> {
     for _ in 0..ATTEMPTS {
-        let dir = ingests.make_dir(key)?;
+        // Not synced: until the bytes are, there is nothing to lose.
+        ingests.create_dir(key)?;
+        let Some(dir) = ingests.find_dir(key)? else { continue };
         if !try_lock(&dir)? {
             let writers = store.writers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let since = match writers.get(key).map(Instant::elapsed) {
