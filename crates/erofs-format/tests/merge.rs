@@ -1,4 +1,5 @@
 //! Merging layers: what an overlay mount of them would show.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

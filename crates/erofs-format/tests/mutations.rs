@@ -1,4 +1,5 @@
 //! Damaged images: whatever the bytes, the reader does not panic, does not run on, and says what is wrong.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

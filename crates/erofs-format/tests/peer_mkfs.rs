@@ -1,5 +1,6 @@
 //! Images made by mkfs.erofs with every option that concerns uncompressed data: what we read is what the
 //! kernel shows.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

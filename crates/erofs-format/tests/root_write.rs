@@ -1,4 +1,5 @@
 //! Images that we write, as the kernel and fsck.erofs see them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

@@ -249,11 +249,12 @@ impl Check<'_> {
     /// What belongs to the image as a whole.
     fn fixed_ranges(&self) -> Vec<Range<u64>> {
         let sb = self.image.superblock();
-        let mut ranges = vec![superblock::OFFSET..superblock::OFFSET + sb.size];
         let devices = self.image.devices().len() as u64 * device::SLOT_SIZE;
-        if devices > 0 {
-            ranges.push(sb.device_table..sb.device_table + devices);
-        }
+        let mut ranges: Vec<_> = [(superblock::OFFSET, sb.size), (sb.device_table, devices)]
+            .into_iter()
+            .filter(|(_, len)| *len > 0)
+            .map(|(start, len)| start..start + len)
+            .collect();
         ranges.extend(self.image.prefix_table().map(|(start, end)| start..end));
         ranges
     }

@@ -107,7 +107,7 @@ impl Check<'_> {
         let sb = self.image.superblock();
         let end = self.image.size().min(sb.blocks.saturating_mul(sb.block_size()));
         let mut at = crate::raw::superblock::OFFSET;
-        for range in all.into_iter().chain([end..end]) {
+        for range in all.into_iter().chain(std::iter::once(end..end)) {
             while at < range.start.min(end) {
                 let len = (range.start.min(end) - at).min(32 << 10);
                 let bytes = self.image.meta(Space::Image, at, len as usize, "unused space")?;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crate::{
     error::{Error, Result},
+    read::DirEntryRef,
     types::{FileType, Nid},
 };
 
@@ -99,7 +100,7 @@ impl Check<'_> {
         }
         let (mut dot, mut dot_dot) = (inode.dot_omitted, false);
         let mut list = self.image.read_dir_with_dots(&inode)?;
-        while let Some((name, target, file_type)) = list.next_entry()? {
+        while let Some(DirEntryRef { name, nid: target, file_type }) = list.next_entry()? {
             *rest = rest.saturating_sub(1);
             if *rest == 0 {
                 return Ok(());

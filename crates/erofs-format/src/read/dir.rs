@@ -80,6 +80,18 @@ pub struct DirEntry {
     pub file_type: Option<FileType>,
 }
 
+/// An entry of a directory, its name borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DirEntryRef<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// The inode.
+    pub nid: Nid,
+    /// The type, as the entry claims; `None` if it does not say.
+    pub file_type: Option<FileType>,
+}
+
 impl Image {
     /// Lists a directory in its order (bytewise by name), without "." and "..".
     ///
@@ -190,7 +202,7 @@ impl ReadDir<'_> {
     ///
     /// # Errors
     /// `Corrupt` if the content is damaged, or (unless lenient) not in order.
-    pub fn next_entry(&mut self) -> Result<Option<(&[u8], Nid, Option<FileType>)>> {
+    pub fn next_entry(&mut self) -> Result<Option<DirEntryRef<'_>>> {
         if self.failed {
             return Ok(None);
         }
@@ -204,7 +216,8 @@ impl ReadDir<'_> {
                 None => Ok(None),
                 Some(block) => {
                     let (name, entry) = block.entry(self.next - 1)?;
-                    Ok(Some((name, Nid(entry.nid.get()), FileType::from_dirent(entry.file_type))))
+                    let file_type = FileType::from_dirent(entry.file_type);
+                    Ok(Some(DirEntryRef { name, nid: Nid(entry.nid.get()), file_type }))
                 }
             },
         }
@@ -252,10 +265,10 @@ impl Iterator for ReadDir<'_> {
     type Item = Result<DirEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let owned = |(name, nid, file_type): (&[u8], Nid, Option<FileType>)| DirEntry {
-            name: name.to_vec(),
-            nid,
-            file_type,
+        let owned = |entry: DirEntryRef<'_>| DirEntry {
+            name: entry.name.to_vec(),
+            nid: entry.nid,
+            file_type: entry.file_type,
         };
         self.next_entry().map(|entry| entry.map(owned)).transpose()
     }

@@ -12,7 +12,7 @@ use std::{
 use crate::{error::Error, source::ReadAt};
 
 /// The size of a window. Large enough to make system calls rare, small enough for random access.
-const WINDOW: u64 = 64 << 10;
+const WINDOW_SIZE: u64 = 64 << 10;
 
 /// How many windows are kept: 4 MiB in all.
 const SLOTS: usize = 64;
@@ -77,9 +77,12 @@ impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Bytes<'_> {
     }
 }
 
+/// A window with its number.
+type Window = (u64, Arc<[u8]>);
+
 /// The windows kept, each in the slot that its number falls into.
 pub(super) struct Cache {
-    slots: Vec<Mutex<Option<(u64, Arc<[u8]>)>>>,
+    slots: Vec<Mutex<Option<Window>>>,
 }
 
 impl Cache {
@@ -92,9 +95,9 @@ impl Cache {
         if let Some(bytes) = source.slice(offset, len) {
             return Ok(Bytes(Repr::Borrowed(bytes)));
         }
-        let number = offset / WINDOW;
-        let start = (offset % WINDOW) as usize;
-        if start + len <= WINDOW as usize {
+        let number = offset / WINDOW_SIZE;
+        let start = (offset % WINDOW_SIZE) as usize;
+        if start + len <= WINDOW_SIZE as usize {
             let window = self.window(source, number)?;
             if start + len > window.len() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -114,8 +117,8 @@ impl Cache {
         {
             return Ok(Arc::clone(window));
         }
-        let start = number * WINDOW;
-        let mut bytes = vec![0; source.size().saturating_sub(start).min(WINDOW) as usize];
+        let start = number * WINDOW_SIZE;
+        let mut bytes = vec![0; source.size().saturating_sub(start).min(WINDOW_SIZE) as usize];
         source.read_exact_at(&mut bytes, start)?;
         let window: Arc<[u8]> = bytes.into();
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, Arc::clone(&window)));

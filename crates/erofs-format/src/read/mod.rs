@@ -16,7 +16,7 @@ mod xattr;
 use std::sync::Arc;
 
 pub use content::{Extent, Extents, FileReader, Location};
-pub use dir::{DirEntry, ReadDir};
+pub use dir::{DirEntry, DirEntryRef, ReadDir};
 pub use inode::{Inode, Layout};
 pub use meta::Bytes;
 pub use superblock::{Device, Superblock};

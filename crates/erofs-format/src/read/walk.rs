@@ -7,7 +7,7 @@ use crate::{
     types::Nid,
 };
 
-use super::{Image, Inode, ReadDir};
+use super::{DirEntryRef, Image, Inode, ReadDir};
 
 /// One step of a [`Walk`].
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ impl Walk<'_> {
         loop {
             let Some((list, len)) = self.stack.last_mut() else { return Ok(None) };
             self.path.truncate(*len);
-            let Some((name, nid, stored)) = list.next_entry()? else {
+            let Some(DirEntryRef { name, nid, file_type: stored }) = list.next_entry()? else {
                 self.stack.pop();
                 continue;
             };

@@ -110,8 +110,12 @@ mod tests {
         for round in 0..5000u64 {
             let size = 32 + round * 7919 % 1500;
             let start = packer.place(size);
-            assert!(start % 32 == 0);
-            assert!(if size <= 512 { start / 512 == (start + size - 1) / 512 } else { start % 512 == 0 });
+            assert!(start.is_multiple_of(32));
+            assert!(if size <= 512 {
+                start / 512 == (start + size - 1) / 512
+            } else {
+                start.is_multiple_of(512)
+            });
             used.push((start, start + size));
         }
         used.sort_unstable();

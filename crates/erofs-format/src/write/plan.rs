@@ -276,7 +276,7 @@ impl ImagePlan {
     fn place_inodes(&mut self, contents: &dyn Contents) -> Result<()> {
         let (block, bits) = (self.options.block(), self.options.block_bits);
         let mut start = self.zone.start.next_multiple_of(SLOT_SIZE);
-        if start % block == 0 {
+        if start.is_multiple_of(block) {
             // Inode number 0 stands for "none" in some places.
             start += SLOT_SIZE;
         }

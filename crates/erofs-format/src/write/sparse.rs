@@ -36,8 +36,7 @@ fn data_size(size: u64, ranges: &[(u64, u64)], chunk_bits: u8, block_bits: u8) -
             continue;
         }
         done = last + 1;
-        let end =
-            done.checked_mul(1 << chunk_bits).unwrap_or(u64::MAX).min(size.next_multiple_of(1 << block_bits));
+        let end = done.saturating_mul(1 << chunk_bits).min(size.next_multiple_of(1 << block_bits));
         sum = sum.saturating_add(end - (first << chunk_bits));
     }
     sum

@@ -1,5 +1,5 @@
 //! What the tests share: listings that can be compared, peers, mounts.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use std::{
     collections::BTreeMap,
@@ -202,6 +202,16 @@ impl Peers {
     /// A path as the peers see it.
     pub fn inside(&self, path: &Path) -> String {
         format!("/{}", path.strip_prefix(&self.root).unwrap().to_str().unwrap())
+    }
+
+    /// A path that need not be below the root of the peers, as they see it: bound to where they can.
+    pub fn visible(&self, path: &Path) -> String {
+        if path.starts_with(&self.root) {
+            return self.inside(path);
+        }
+        // The folder shared with the peers is mounted at /mnt there.
+        let shared = self.root.with_file_name("share");
+        format!("/mnt/{}", path.strip_prefix(shared).unwrap().to_str().unwrap())
     }
 
     /// Runs a peer, which must succeed, and returns what it printed.
