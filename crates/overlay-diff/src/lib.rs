@@ -49,12 +49,16 @@
 //! ones are given as ranges of the open file, so that a sink can copy them in the kernel.
 #![forbid(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+mod choose;
 mod elsewhere;
+mod fingerprints;
 mod links;
 mod options;
 mod ordered;
 mod pair;
 mod policy;
+mod prune;
 mod ready;
 mod report;
 mod same;
@@ -64,7 +68,10 @@ mod topology;
 mod tree;
 mod upper;
 
+#[cfg(target_os = "linux")]
+pub use choose::{Choice, TreeChoice, UpperChoice, choose};
 pub use options::{OpaqueStyle, TreeOptions, UpperOptions, XattrPolicy};
+pub use prune::{Prune, PruneOptions, Pruned, prune};
 pub use report::{DiffMethod, DiffReport};
 pub use source::DiffSource;
 pub use tree::TreeDiffer;

@@ -5,9 +5,8 @@
 //! upper directory can meet are looked for at the end.
 
 use std::{
-    collections::{HashSet, VecDeque, hash_map::RandomState},
+    collections::VecDeque,
     fmt,
-    hash::BuildHasher,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -19,6 +18,7 @@ use layer_model::{
 
 use crate::{
     elsewhere,
+    fingerprints::Fingerprints,
     links::{Elsewhere, LinkTable, Linked, Place},
     options::Common,
     ordered::{Key, Limits, Ordered},
@@ -117,6 +117,7 @@ impl<'a> DiffSource<'a> {
     }
 
     /// The report with a reason why no better method was taken.
+    #[cfg(target_os = "linux")]
     pub(crate) fn with_fallback_reason(mut self, reason: Option<String>) -> Self {
         self.report.fallback_reason = reason;
         self
@@ -477,27 +478,5 @@ impl fmt::Debug for DiffSource<'_> {
             .field("given", &self.given)
             .field("phase", &self.phase)
             .finish_non_exhaustive()
-    }
-}
-
-/// A set of paths, as 128-bit hashes under keys of this process, so that no input can aim at a collision. The
-/// paths themselves would take several times the memory in a layer of many directories.
-#[derive(Default)]
-struct Fingerprints {
-    keys: [RandomState; 2],
-    set: HashSet<[u64; 2]>,
-}
-
-impl Fingerprints {
-    fn of(&self, path: LayerPath<'_>) -> [u64; 2] {
-        [0, 1].map(|key: usize| self.keys[key].hash_one(path.as_bytes()))
-    }
-
-    fn insert(&mut self, path: LayerPath<'_>) {
-        self.set.insert(self.of(path));
-    }
-
-    fn contains(&self, path: LayerPath<'_>) -> bool {
-        self.set.contains(&self.of(path))
     }
 }

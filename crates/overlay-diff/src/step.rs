@@ -409,10 +409,15 @@ fn read_small(file: &dyn ReadAt, size: u64) -> Result<Vec<u8>> {
     // One byte more than there should be, to see a file that grew.
     let mut bytes = vec![0; want.saturating_add(1)];
     let mut len = 0;
-    while len < bytes.len() {
+    loop {
         match file.read_at(&mut bytes[len..], len as u64) {
-            Ok(0) => break,
-            Ok(n) => len += n,
+            Ok(n) => {
+                len += n;
+                // What ends at the announced size, one byte short of what was asked for, has its end there.
+                if n == 0 || len >= want {
+                    break;
+                }
+            }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error).during("read file"),
         }

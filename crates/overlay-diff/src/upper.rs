@@ -73,8 +73,7 @@ impl UpperDiffer {
         let mut options = self.options.clone();
         options.nofollow_redirects |= !upper.features().redirect.follows();
         if upper.is_volatile() && !options.allow_volatile {
-            let message = "the upper directory was mounted volatile, its files may be torn";
-            return Err(Error::new(ErrorKind::FailedPrecondition, message));
+            return Err(volatile());
         }
         let mut source = Self { options }.changes_of(upper.dir(), base, monitor)?;
         if upper.is_volatile() {
@@ -145,6 +144,15 @@ impl UpperDiffer {
         }
         Ok(source)
     }
+}
+
+/// The error for a volatile upper that the caller has not allowed.
+#[cfg(target_os = "linux")]
+pub(crate) fn volatile() -> Error {
+    Error::new(
+        ErrorKind::FailedPrecondition,
+        "the upper directory was mounted volatile, its files may be torn",
+    )
 }
 
 #[cfg(target_os = "linux")]

@@ -1,5 +1,6 @@
 //! Uppers on disk: what the kernel writes there, and what else can stand there. Needs root, for devices,
 //! `trusted.*` attributes and mounts.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -36,6 +37,14 @@ macro_rules! needs_mount {
         let name = std::thread::current().name().unwrap_or("test").to_owned();
         if !can_mount(&name, $options) {
             return;
+        }
+    };
+}
+
+macro_rules! needs_root {
+    () => {
+        if !rustix::process::geteuid().is_root() {
+            return skip(std::thread::current().name().unwrap_or("test"), "not root");
         }
     };
 }
@@ -179,6 +188,7 @@ fn recreated_directories_hide_what_was_in_them() {
 
 #[test]
 fn markers_in_the_users_namespace_count_when_the_mount_used_it() {
+    needs_root!();
     let rows = |disk: &mut Disk| {
         let lower = disk.lower();
         lower.file("dir3/f", "e").mode("dir3", 0o700);
@@ -194,6 +204,7 @@ fn markers_in_the_users_namespace_count_when_the_mount_used_it() {
 
 #[test]
 fn whiteouts_in_attribute_form_remove() {
+    needs_root!();
     let mut disk = Disk::new();
     disk.lower().file("a", "x").file("p/b", "y");
     let upper = disk.upper();
@@ -204,6 +215,7 @@ fn whiteouts_in_attribute_form_remove() {
 
 #[test]
 fn overlays_own_attributes_never_come_out() {
+    needs_root!();
     let mut disk = Disk::new();
     disk.lower().dir("d", 0o755).file("d/f", "x");
     let upper = disk.upper();
@@ -229,6 +241,7 @@ fn overlays_own_attributes_never_come_out() {
 
 #[test]
 fn an_escaped_marker_is_the_containers_own_attribute() {
+    needs_root!();
     let mut disk = Disk::new();
     disk.lower().file("d/f", "x");
     disk.upper().dir("d", 0o755).xattr("d", "trusted.overlay.overlay.opaque", b"y");
@@ -242,6 +255,7 @@ fn an_escaped_marker_is_the_containers_own_attribute() {
 
 #[test]
 fn owners_are_those_of_the_container() {
+    needs_root!();
     let disk = Disk::new();
     disk.upper().file("f", "x").owner("f", 524_288).file("g", "y").owner("g", 7);
     let open = |overflow| {
@@ -273,6 +287,7 @@ fn owners_are_those_of_the_container() {
 
 #[test]
 fn a_name_that_means_a_removal_is_refused() {
+    needs_root!();
     let disk = Disk::new();
     disk.upper().file("d/.wh.foo", "x");
     let error = disk.diff_over(UpperOptions::new(), Base::Empty).map(|o| o.lines()).unwrap_err();
@@ -281,6 +296,7 @@ fn a_name_that_means_a_removal_is_refused() {
 
 #[test]
 fn a_volatile_upper_needs_permission() {
+    needs_root!();
     let mut disk = Disk::new();
     disk.lower();
     disk.work().dir("work/incompat/volatile", 0o755);
@@ -337,6 +353,7 @@ fn protected_files_change_like_others() {
 
 #[test]
 fn devices_of_a_merged_tree_are_devices() {
+    needs_root!();
     let disk = Disk::new();
     disk.upper().file("f", "x").device("n", 0, 0);
     let listener = UnixListener::bind(disk.upper().at("sock")).unwrap();
@@ -492,6 +509,7 @@ fn any_sequence_of_operations_on_a_mount_comes_out_right() {
 
 #[test]
 fn an_empty_upper_changes_nothing() {
+    needs_root!();
     let mut disk = Disk::new();
     disk.lower().file("a/b", "x");
     for base in [Base::Layers(&disk.stack()), Base::Unknown, Base::Empty] {

@@ -1,4 +1,5 @@
 //! What changed between two trees, in memory.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 
