@@ -138,6 +138,11 @@ impl<R: BufRead> TarReader<R> {
         Ok(more)
     }
 
+    /// Lets every further call fail: what the entries mean turned out to be wrong.
+    pub(crate) fn fail(&mut self) {
+        self.state = State::Failed;
+    }
+
     /// The entry that [`TarReader::advance`] went to.
     pub(crate) fn entry(&self) -> &RawEntry {
         &self.entry

@@ -127,19 +127,29 @@ impl<'m, R: BufRead> TarSource<'m, R> {
         Ok(())
     }
 
-    /// Goes to the next entry that means something.
-    fn next_meaning(&mut self) -> Result<Option<Meaning>> {
+    /// Goes to the next entry that means something, with the metadata that it has.
+    fn next_meaning(&mut self) -> Result<Option<(Meaning, Metadata)>> {
         while self.reader.advance()? {
-            let meaning = self.interpret().map_err(|error| {
-                let raw = self.reader.entry();
-                error.entry(&raw.name).index(raw.index).offset(raw.header_offset)
-            })?;
-            if meaning.is_some() {
-                return Ok(meaning);
+            match self.meaning_and_metadata() {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => {
+                    self.reader.fail();
+                    let raw = self.reader.entry();
+                    return Err(error.entry(&raw.name).index(raw.index).offset(raw.header_offset));
+                }
             }
         }
         self.finish()?;
         Ok(None)
+    }
+
+    fn meaning_and_metadata(&mut self) -> Result<Option<(Meaning, Metadata)>> {
+        Ok(match self.interpret()? {
+            Some(meaning @ Meaning::Upsert(_)) => Some((meaning, self.metadata()?)),
+            // Removals have none, and the store has that of its entries.
+            other => other.map(|meaning| (meaning, Metadata::default())),
+        })
     }
 
     /// What the current entry means; [`None`] for one that is left out.
@@ -293,13 +303,7 @@ impl<'m, R: BufRead> TarSource<'m, R> {
 
 impl<R: BufRead> LayerSource for TarSource<'_, R> {
     fn next_change(&mut self) -> Result<Option<Change<'_>>> {
-        let Some(meaning) = self.next_meaning()? else { return Ok(None) };
-        let at =
-            |error: Error, raw: &RawEntry| error.entry(&raw.name).index(raw.index).offset(raw.header_offset);
-        let metadata = match meaning {
-            Meaning::Upsert(_) => self.metadata().map_err(|error| at(error, self.reader.entry()))?,
-            _ => Metadata::default(),
-        };
+        let Some((meaning, metadata)) = self.next_meaning()? else { return Ok(None) };
         let Self { reader, spool, path, link, xattrs, .. } = self;
         let raw = reader.entry();
         let origin = Origin { index: raw.index, offset: Some(raw.header_offset) };

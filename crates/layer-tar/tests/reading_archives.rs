@@ -68,7 +68,10 @@ fn an_archive_cut_inside_a_header_or_payload_is_truncated() {
     let error = entry.into_content().unwrap().write_to(&mut Vec::new()).unwrap_err();
     assert_eq!((error.kind(), error.byte_offset()), (&ErrorKind::Truncated, Some(1024)));
     let error = reader.next_entry().unwrap_err();
-    assert_eq!((error.kind(), error.entry_path(), error.entry_index()), (&ErrorKind::Truncated, Some(&b"f"[..]), Some(0)));
+    assert_eq!(
+        (error.kind(), error.entry_path(), error.entry_index()),
+        (&ErrorKind::Truncated, Some(&b"f"[..]), Some(0))
+    );
     assert_eq!(reader.next_entry().unwrap_err().kind(), &ErrorKind::FailedPrecondition);
 }
 
@@ -98,7 +101,10 @@ fn a_wrong_checksum_is_refused_with_its_offset() {
     let mut reader = TarReader::new(&tar[..], ReadOptions::default());
     reader.next_entry().unwrap();
     let error = reader.next_entry().unwrap_err();
-    assert_eq!((error.kind(), error.byte_offset(), error.entry_index()), (&ErrorKind::InvalidArchive, Some(512), Some(1)));
+    assert_eq!(
+        (error.kind(), error.byte_offset(), error.entry_index()),
+        (&ErrorKind::InvalidArchive, Some(512), Some(1))
+    );
 }
 
 #[test]
@@ -191,7 +197,10 @@ fn extension_state_ends_with_its_entry() {
     let mut reader = TarReader::new(&tar[..], ReadOptions::default());
     reader.next_entry().unwrap();
     let raw = reader.next_entry().unwrap().unwrap().raw.clone();
-    assert_eq!((&raw.name[..], raw.link_name.len(), raw.pax.len(), raw.header_offset), (&b"plain"[..], 0, 0, 2560 + 512));
+    assert_eq!(
+        (&raw.name[..], raw.link_name.len(), raw.pax.len(), raw.header_offset),
+        (&b"plain"[..], 0, 0, 2560 + 512)
+    );
 }
 
 #[test]
@@ -207,11 +216,20 @@ fn global_headers_change_nothing() {
 #[test]
 fn malformed_records_and_numbers_are_refused() {
     let ustar = Raw::new(b'0', b"f", 0).block();
-    for payload in [&b"99 path=a\n"[..], b"10 path=aX", b"+10 path=a\n", b"5 =a\n", b"12 path=a\0b\n", b"16 linkpath=a\0b\n"] {
+    for payload in [
+        &b"99 path=a\n"[..],
+        b"10 path=aX",
+        b"+10 path=a\n",
+        b"5 =a\n",
+        b"12 path=a\0b\n",
+        b"16 linkpath=a\0b\n",
+    ] {
         let tar = [extension(b'x', payload), ustar.clone(), END.to_vec()].concat();
         assert_eq!(refused(&tar), ErrorKind::InvalidArchive, "{payload:?}");
     }
-    for (key, value) in [("size", "x"), ("uid", "1x"), ("gid", ""), ("gid", " 1"), ("mtime", "now"), ("size", "-1")] {
+    for (key, value) in
+        [("size", "x"), ("uid", "1x"), ("gid", ""), ("gid", " 1"), ("mtime", "now"), ("size", "-1")]
+    {
         let tar = [pax(&[(key, value)]), ustar.clone(), END.to_vec()].concat();
         let want = (!value.is_empty()).then_some(ErrorKind::InvalidArchive);
         assert_eq!(list(&tar).1, want, "{key}={value}");
@@ -220,7 +238,8 @@ fn malformed_records_and_numbers_are_refused() {
 
 #[test]
 fn a_plus_sign_is_a_number_to_containerd_only() {
-    let tar = [pax(&[("size", "+1")]), Raw::new(b'0', b"f", 0).block(), support::padded(b"x"), END.to_vec()].concat();
+    let tar = [pax(&[("size", "+1")]), Raw::new(b'0', b"f", 0).block(), support::padded(b"x"), END.to_vec()]
+        .concat();
     assert_eq!(refused(&tar), ErrorKind::InvalidArchive);
     let (lines, error) = list_with(&tar, ReadOptions::default().profile(Profile::Containerd));
     assert_eq!((&lines[..], error), (&["0 f 1".to_owned()][..], None));
@@ -244,7 +263,8 @@ fn a_v7_name_with_a_slash_is_a_directory() {
     let tar = [v7(0, b"d/"), v7(0, b"f"), Raw::new(b'0', b"e/", 0).block(), END.to_vec()].concat();
     assert_eq!(entries(&tar), ["5 d/ 0", "0 f 0", "0 e/ 0"]);
     // Without a magic there is no prefix.
-    let tar = [Raw::new(b'0', b"f", 0).with(257, &[0; 8]).with(345, b"prefix").block(), END.to_vec()].concat();
+    let tar =
+        [Raw::new(b'0', b"f", 0).with(257, &[0; 8]).with(345, b"prefix").block(), END.to_vec()].concat();
     assert_eq!(entries(&tar), ["0 f 0"]);
 }
 
@@ -270,14 +290,17 @@ fn numbers_may_be_base_256_but_sizes_not_negative() {
 
 #[test]
 fn names_are_bytes() {
-    let tar = [extension(b'x', &record("path", b"\xff\xfe")), Raw::new(b'0', b"f", 0).block(), END.to_vec()].concat();
+    let tar = [extension(b'x', &record("path", b"\xff\xfe")), Raw::new(b'0', b"f", 0).block(), END.to_vec()]
+        .concat();
     assert_eq!(entries(&tar), [r"0 \xff\xfe 0"]);
 }
 
 #[test]
 fn unknown_types_are_listed_and_their_payload_skipped() {
     for typeflag in [b'V', b'M', b'N', b'D', b'X', b'A', b'7'] {
-        let tar = [Raw::new(typeflag, b"v", 5).block(), support::padded(b"12345"), file("f", b""), END.to_vec()].concat();
+        let tar =
+            [Raw::new(typeflag, b"v", 5).block(), support::padded(b"12345"), file("f", b""), END.to_vec()]
+                .concat();
         assert_eq!(entries(&tar), [format!("{} v 5", char::from(typeflag)), "0 f 0".to_owned()]);
     }
 }
@@ -293,7 +316,9 @@ fn sparse_content() -> Vec<u8> {
 #[test]
 fn every_sparse_encoding_gives_the_dense_file() {
     let octal = |n: u64| format!("{n:011o}\0").into_bytes();
-    let slots = |list: &[(u64, u64)]| list.iter().flat_map(|(at, len)| [octal(*at), octal(*len)].concat()).collect::<Vec<_>>();
+    let slots = |list: &[(u64, u64)]| {
+        list.iter().flat_map(|(at, len)| [octal(*at), octal(*len)].concat()).collect::<Vec<_>>()
+    };
     let data = support::padded(b"abc");
     let old = [
         Raw::new(b'S', b"f", 3).gnu().with(386, &slots(&[(10, 2), (50, 1)])).with(483, &octal(100)).block(),
@@ -346,7 +371,8 @@ fn old_sparse_maps_go_on_in_extension_blocks() {
     let slot = |n: u64| [octal(n * 1000), octal(1)].concat();
     let head: Vec<u8> = (0..4).flat_map(slot).collect();
     let tail: Vec<u8> = (4..30).flat_map(slot).collect();
-    let mut tar = Raw::new(b'S', b"f", 30).gnu().with(386, &head).with(482, b"\x01").with(483, &octal(30_000)).block();
+    let mut tar =
+        Raw::new(b'S', b"f", 30).gnu().with(386, &head).with(482, b"\x01").with(483, &octal(30_000)).block();
     for (part, more) in [(&tail[..504], 1), (&tail[504..], 0)] {
         let mut block = [0; 512];
         block[..part.len()].copy_from_slice(part);
@@ -372,7 +398,8 @@ fn sparse_maps_that_make_no_sense_are_refused() {
     for map in ["10,2,11,1", "50,1,10,2", "99,2,100,1", "10,2,50,2", "10,2", "0,18446744073709551615,1,1"] {
         let count = (map.split(',').count() / 2).to_string();
         let records = [("GNU.sparse.size", "100"), ("GNU.sparse.numblocks", &count), ("GNU.sparse.map", map)];
-        let tar = [pax(&records), Raw::new(b'0', b"f", 3).block(), support::padded(b"abc"), END.to_vec()].concat();
+        let tar =
+            [pax(&records), Raw::new(b'0', b"f", 3).block(), support::padded(b"abc"), END.to_vec()].concat();
         assert_eq!(refused(&tar), ErrorKind::InvalidArchive, "{map}");
     }
     let records = [("GNU.sparse.numblocks", "0"), ("GNU.sparse.map", "0,0")];
@@ -406,7 +433,8 @@ fn limits_on_entries_and_sizes_are_kept() {
 
 #[test]
 fn a_declared_pebibyte_is_refused_before_it_is_read() {
-    let tar = [pax(&[("size", "1125899906842624")]), Raw::new(b'0', b"huge", 0).block(), vec![0; 4096]].concat();
+    let tar =
+        [pax(&[("size", "1125899906842624")]), Raw::new(b'0', b"huge", 0).block(), vec![0; 4096]].concat();
     let mut reader = TarReader::new(&tar[..], ReadOptions::default());
     let error = reader.next_entry().unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::LimitExceeded { limit: "max_entry_size" });
