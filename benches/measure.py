@@ -6,6 +6,7 @@ import re
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -23,8 +24,7 @@ class Sample:
     seconds: float
     cpu: float
     peak: int
-    """Peak resident memory of the largest process, in bytes. The kernel counts what this
-    Python had resident when it forked, about 20 MiB: less cannot be seen."""
+    """Peak resident memory, in bytes."""
     report: dict = field(default_factory=dict)
     """The JSON that the command printed."""
 
@@ -59,6 +59,35 @@ class Series:
         return self.samples[-1].report
 
 
+class Watch(threading.Thread):
+    """Reads the peak of a process's resident memory every ten milliseconds, until it ends.
+
+    Not ru_maxrss: the kernel counts there what this Python had resident when it started
+    the process, which is more than many a program needs.
+    """
+
+    def __init__(self, pid):
+        super().__init__()
+        self.pid, self.peak = pid, 0
+        self.start()
+
+    def run(self):
+        while peak := resident_peak(self.pid):
+            # a program that starts another in its place begins anew
+            self.peak = max(self.peak, peak)
+            time.sleep(0.01)
+
+
+def resident_peak(pid):
+    """The most that process `pid` had resident, in bytes; 0 when it has ended."""
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            found = re.search(r"VmHWM:\s+(\d+)", f.read())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
 def last_json(text):
     """The last line of `text` that is a JSON object."""
     for line in reversed(text.strip().splitlines()):
@@ -79,8 +108,10 @@ def run(command, stdin=None):
         source = open(stdin, "rb") if stdin else subprocess.DEVNULL
         begin = time.monotonic()
         process = subprocess.Popen(command, stdin=source, stdout=out, stderr=err)
+        watch = Watch(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - begin
+        watch.join()
         process.returncode = os.waitstatus_to_exitcode(status)
         if stdin:
             source.close()
@@ -88,12 +119,8 @@ def run(command, stdin=None):
         said, complained = out.read(), err.read()
     if process.returncode != 0:
         raise Failed(f"exit status {process.returncode}: {' '.join(command)}\n{complained or said}")
-    return Sample(
-        seconds,
-        usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss * 1024,
-        last_json(said) or last_json(complained),
-    )
+    report = last_json(said) or last_json(complained)
+    return Sample(seconds, usage.ru_utime + usage.ru_stime, watch.peak, report)
 
 
 def quietly(command, **more):
@@ -146,7 +173,7 @@ class Containerd:
         sample = run(call("snapshots", "--snapshotter", "overlayfs", "unpack", digest))
         # The work is the daemon's, and that of the decompressor which it starts.
         sample.cpu += self.cpu() - before
-        sample.peak = self.peak()
+        sample.peak = resident_peak(self.process.pid)
         return sample
 
     def cpu(self):
@@ -157,10 +184,6 @@ class Containerd:
     def reset_peak(self):
         with open(f"/proc/{self.process.pid}/clear_refs", "w") as f:
             f.write("5")
-
-    def peak(self):
-        with open(f"/proc/{self.process.pid}/status") as f:
-            return int(re.search(r"VmHWM:\s+(\d+)", f.read())[1]) * 1024
 
     def stop(self):
         self.process.terminate()
