@@ -1,0 +1,219 @@
+//! The command line, as scripts rely on it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Container-image layers: unpack, mount, apply, diff, commit, keep.
+#[derive(Debug, Parser)]
+#[command(name = "layerkit", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every subcommand.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Print one JSON object on standard output, and nothing else there
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How many threads to work with [default: one a processor]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    /// No progress bar and no warnings
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Unpack an image into a new directory
+    Unpack(Unpack),
+    /// Mount what unpack made
+    Mount(Mount),
+    /// Unmount what mount mounted
+    Umount {
+        /// Where it is mounted
+        mountpoint: PathBuf,
+    },
+    /// Apply one layer to a directory
+    Apply(Apply),
+    /// Compute a layer from what changed
+    Diff(Diff),
+    /// Append a layer to an image, and tag the result
+    Commit(Commit),
+    /// Show what an image is made of
+    Inspect {
+        /// oci:DIR[:TAG], docker-archive:FILE, or the directory of an OCI layout
+        image: String,
+    },
+    /// Look after a content store
+    Store(Store),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unpack {
+    /// oci:DIR[:TAG], docker-archive:FILE, or the directory of an OCI layout
+    pub(crate) image: String,
+    /// A directory that does not exist yet, or is empty
+    pub(crate) dest: PathBuf,
+    /// One directory a layer for an overlay mount, or one merged tree
+    #[arg(long, value_enum, default_value = "overlay")]
+    pub(crate) format: TreeFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum TreeFormat {
+    /// A directory a layer, with overlayfs's whiteouts
+    Overlay,
+    /// One merged tree
+    Flat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mount {
+    /// What unpack made
+    pub(crate) dest: PathBuf,
+    /// Where to mount it
+    pub(crate) mountpoint: PathBuf,
+    /// Mount it writable; changes go into this directory (and its work files into UPPER.work)
+    #[arg(long, value_name = "UPPER")]
+    pub(crate) rw: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    /// A blob file, - for standard input, or IMAGE#N
+    pub(crate) layer: String,
+    /// overlay: a new or empty directory; flat: the tree to change, made if missing
+    pub(crate) dest: PathBuf,
+    #[arg(long, value_enum, default_value = "flat")]
+    pub(crate) format: TreeFormat,
+    /// An applied parent layer, nearest (topmost) first
+    #[arg(long = "parent", value_name = "DIR")]
+    pub(crate) parents: Vec<PathBuf>,
+    /// The media type of the layer [default: the image's, or found by looking]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) media_type: Option<String>,
+}
+
+/// What changed, and over what.
+#[derive(Debug, Args)]
+pub(crate) struct Changed {
+    /// The directory that holds the changes
+    #[arg(long, value_name = "DIR")]
+    pub(crate) upper: PathBuf,
+    /// A lower layer, nearest (topmost) first; without any, the base is unknown
+    #[arg(long = "lower", value_name = "DIR", conflicts_with = "no_lower")]
+    pub(crate) lowers: Vec<PathBuf>,
+    /// There is nothing below
+    #[arg(long)]
+    pub(crate) no_lower: bool,
+    /// Compare two merged trees instead of reading overlayfs's markers
+    #[arg(long)]
+    pub(crate) walk: bool,
+    /// Cut times later than this off
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub(crate) source_date_epoch: Option<i64>,
+    /// Follow containerd's differ to the byte, with its harmless quirks
+    #[arg(long)]
+    pub(crate) containerd: bool,
+    /// The compression level [default: the codec's own]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) level: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("to").required(true).args(["output", "store"]))]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    pub(crate) changed: Changed,
+    #[arg(long, value_enum, default_value = "tar")]
+    pub(crate) format: BlobFormat,
+    /// Write the blob to this file
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Commit the blob to this content store
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum BlobFormat {
+    Tar,
+    #[value(name = "tar+gzip")]
+    TarGzip,
+    #[value(name = "tar+zstd")]
+    TarZstd,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Commit {
+    /// The image to append to: oci:DIR[:TAG], or the directory of an OCI layout
+    pub(crate) image: String,
+    #[command(flatten)]
+    pub(crate) changed: Changed,
+    /// The name of the new image in the same layout
+    #[arg(long)]
+    pub(crate) tag: String,
+    #[arg(long, value_enum, default_value = "tar+gzip")]
+    pub(crate) format: BlobFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Store {
+    /// The directory of the store
+    #[arg(long = "store", global = true, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) action: StoreAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreAction {
+    /// List all blobs
+    Ls,
+    /// Show one blob's size, times and labels
+    Info { digest: String },
+    /// Write one blob to a file or standard output
+    Get {
+        digest: String,
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Add a blob from a file, or - for standard input
+    Put {
+        file: PathBuf,
+        /// The digest that the blob has to have
+        #[arg(long)]
+        digest: Option<String>,
+        /// The size that the blob has to have
+        #[arg(long)]
+        size: Option<u64>,
+        /// The name of the ingest, to resume one that was cut off
+        #[arg(long = "ref", value_name = "R")]
+        reference: Option<String>,
+        /// A label for the blob
+        #[arg(long = "label", value_name = "K=V")]
+        labels: Vec<String>,
+    },
+    /// Set labels of a blob; K= takes one away
+    Label {
+        digest: String,
+        #[arg(required = true, value_name = "K=V")]
+        labels: Vec<String>,
+    },
+    /// Remove one blob
+    Rm { digest: String },
+    /// Remove every blob that no tag, label or lease reaches
+    Gc {
+        /// Spare what was committed less than this many seconds ago
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        grace: u64,
+    },
+    /// Read every blob and say all that is wrong
+    Check,
+}

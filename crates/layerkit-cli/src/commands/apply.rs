@@ -1,0 +1,49 @@
+//! `apply`: one layer blob onto a directory.
+
+use std::path::Path;
+
+use layerkit::{
+    ApplyLayerOptions, Error, ErrorKind, Image, ImageRef, LayerInput, MediaType, Result, apply_layer,
+};
+use serde_json::json;
+
+use super::watched;
+use crate::{
+    args::{Apply, Global, TreeFormat},
+    output::{Outcome, descriptor_json, descriptor_text},
+};
+
+pub(super) fn apply(args: &Apply, global: &Global) -> Result<Outcome> {
+    if matches!(args.format, TreeFormat::Flat) && !args.parents.is_empty() {
+        let message = "--parent goes with --format overlay: a flat tree holds its parents";
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    let media_type = args.media_type.as_deref().map(str::parse).transpose()?;
+    let input = open(&args.layer, media_type)?;
+    let options = ApplyLayerOptions::default().format(args.format.into()).parents(args.parents.clone());
+    watched("apply", global, None, |watch| {
+        let applied = apply_layer(input, &args.dest, &options, watch)?;
+        let mut object = descriptor_json(&applied.layer);
+        object["entries"] = json!(applied.entries);
+        object["bytes"] = json!(applied.bytes);
+        Ok(Outcome::new(object, descriptor_text(&applied.layer)))
+    })
+}
+
+/// A blob file, `-` for standard input, or `IMAGE#N`. A file whose name only looks like the last is a file.
+fn open(layer: &str, media_type: Option<MediaType>) -> Result<LayerInput> {
+    if layer == "-" {
+        return Ok(LayerInput::new(Box::new(std::io::stdin()), media_type));
+    }
+    if !Path::new(layer).exists()
+        && let Some((image, number)) = layer.rsplit_once('#')
+        && let Ok(number) = number.parse::<usize>()
+    {
+        let input = LayerInput::of_image(&Image::open(&image.parse::<ImageRef>()?)?, number)?;
+        return Ok(match media_type {
+            Some(media_type) => input.media_type(media_type),
+            None => input,
+        });
+    }
+    LayerInput::file(Path::new(layer), media_type)
+}
