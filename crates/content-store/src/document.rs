@@ -2,8 +2,8 @@
 //!
 //! A document comes from the same place as the layers, and decides what is run. So nothing is handed out
 //! whose size and digest are not those of its descriptor, which is larger than a limit, or which can be read
-//! in two ways: a manifest that is also an index, or that says of itself to be what its descriptor does not
-//! say ([GHSA-77vh-xpmg-72qh]).
+//! in two ways: a manifest that is also an index, that says of itself to be what its descriptor does not
+//! say ([GHSA-77vh-xpmg-72qh]), or that has a field twice.
 //!
 //! [GHSA-77vh-xpmg-72qh]: https://github.com/opencontainers/image-spec/security/advisories/GHSA-77vh-xpmg-72qh
 
@@ -11,7 +11,7 @@ use layer_model::{Digest, Error, ErrorKind, Result, Silent};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Platform};
 use serde_json::{Map, Value};
 
-use crate::{CommitOptions, ContentStore, ContentStoreExt, Source, labels::GC_REF_CONTENT};
+use crate::{CommitOptions, ContentStore, ContentStoreExt, Source, json, labels::GC_REF_CONTENT};
 
 /// The most bytes that a document may have: no real one comes near it, and it bounds what a hostile one takes.
 pub const MAX_DOCUMENT: u64 = 8 * 1024 * 1024;
@@ -86,8 +86,9 @@ impl Document {
     /// [`ErrorKind::InvalidArchive`]: no JSON object, or one that can be read in two ways;
     /// [`ErrorKind::InvalidArgument`]: a descriptor in it has an impossible digest.
     pub fn parse(media_type: &str, bytes: Vec<u8>) -> Result<Self> {
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
-            Error::new(ErrorKind::InvalidArchive, format!("{media_type} is not JSON")).cause(error)
+        let value = json::parse(&bytes).map_err(|error| {
+            Error::new(ErrorKind::InvalidArchive, format!("{media_type} is not JSON that reads in one way"))
+                .cause(error)
         })?;
         let kind = Kind::of(media_type);
         let fields = value.as_object().ok_or_else(|| {
@@ -139,13 +140,7 @@ impl Document {
         }
         let mut value = self.value.clone();
         rename_platforms(&mut value, Direction::ToTypes);
-        // From the bytes where nothing had to be renamed: that refuses a field that comes twice.
-        let parsed = if value == self.value {
-            serde_json::from_slice(&self.bytes)
-        } else {
-            serde_json::from_value(value)
-        };
-        parsed.map_err(|error| fail(" that can be read").cause(error))
+        serde_json::from_value(value).map_err(|error| fail(" that can be read").cause(error))
     }
 }
 

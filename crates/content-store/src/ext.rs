@@ -113,13 +113,21 @@ pub trait ContentStoreExt: ContentStore {
         if options.trusted.is_some() {
             opening.hashing = Hashing::AtCommit;
         }
-        match self.open_writer(reference, &opening, monitor) {
-            Ok(writer) => self.copy(writer, source, options, monitor),
-            Err(error) if *error.kind() == ErrorKind::AlreadyExists => {
-                let digest = options.digest.as_ref().ok_or(error)?;
-                self.found(digest, options)
+        loop {
+            let error = match self.open_writer(reference, &opening, monitor) {
+                Ok(writer) => return self.copy(writer, source, options, monitor),
+                Err(error) => error,
+            };
+            match &options.digest {
+                Some(digest) if *error.kind() == ErrorKind::AlreadyExists => {
+                    match self.found(digest, options) {
+                        // Deleted between the two calls: then it is written after all.
+                        Err(error) if *error.kind() == ErrorKind::NotFound => {}
+                        done => return done,
+                    }
+                }
+                _ => return Err(error),
             }
-            Err(error) => Err(error),
         }
     }
 

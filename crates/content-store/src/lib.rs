@@ -42,6 +42,7 @@
 pub mod document;
 mod ext;
 pub mod filter;
+mod json;
 pub mod labels;
 #[cfg(unix)]
 pub mod local;

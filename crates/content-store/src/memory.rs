@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     sync::{Arc, Mutex, MutexGuard},
     time::SystemTime,
 };
@@ -15,10 +15,10 @@ use crate::{
 };
 
 /// Blobs in memory. Clones share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct MemoryStore(Arc<Mutex<Inner>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inner {
     blobs: BTreeMap<Digest, Blob>,
     ingests: BTreeMap<String, Ingest>,
@@ -26,7 +26,6 @@ struct Inner {
     writers: u64,
 }
 
-#[derive(Debug)]
 struct Blob {
     bytes: Arc<Vec<u8>>,
     labels: Labels,
@@ -34,7 +33,6 @@ struct Blob {
     updated: SystemTime,
 }
 
-#[derive(Debug)]
 struct Ingest {
     bytes: Vec<u8>,
     status: Status,
@@ -52,6 +50,15 @@ impl MemoryStore {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics between two changes that belong together, so what a poisoned lock guards is sound.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.lock();
+        let digests: Vec<_> = inner.blobs.keys().collect();
+        let references: Vec<_> = inner.ingests.keys().collect();
+        f.debug_struct("MemoryStore").field("blobs", &digests).field("ingests", &references).finish()
     }
 }
 

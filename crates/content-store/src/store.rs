@@ -32,7 +32,7 @@ use crate::{
 /// - Labels given at commit are there as soon as the blob is.
 /// - Walks come in the order of digests, lists in the order of references.
 ///
-/// [`testing::store_conformance`](crate::testing::store_conformance) checks them.
+/// With the feature `testing`, `testing::store_conformance` checks them.
 pub trait ContentStore: Send + Sync {
     /// What is known about a blob.
     ///

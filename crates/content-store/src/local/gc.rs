@@ -113,6 +113,8 @@ impl LocalStore {
     /// [`GC_ROOT`], and from young blobs; over the labels [`GC_REF_CONTENT`] and
     /// [`GC_BACK_REF_CONTENT`], and over what manifests and indexes refer to.
     ///
+    /// Commits, leases, tags and labels wait until it is done, in this process and in others; reading goes on.
+    ///
     /// # Errors
     /// Those of reading what has to be followed: then nothing was removed. [`ErrorKind::Cancelled`]: some
     /// blobs may have been, and the others are still sound.
