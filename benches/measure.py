@@ -131,13 +131,52 @@ def quietly(command, **more):
     return done.stdout
 
 
+class Scratch:
+    """The directory that a case writes to, on a file system without a history.
+
+    ext4 does not give out an inode again within five minutes of its deletion, and looks
+    past all such inodes at every create (recently_deleted in fs/ext4/ialloc.c): on a
+    disk where a tree was deleted a moment ago, or a compiler is at work, unpacking an
+    image takes up to three times as long, and not by the same for everyone. So each
+    case gets an ext4 of its own, in a file, and nothing is deleted while it runs.
+    """
+
+    def __init__(self, path, kind, image):
+        """`kind`: ext4 in the file `image`, tmpfs, or none for a plain directory."""
+        self.path, self.kind, self.image = path, kind, image
+
+    def renew(self):
+        """Makes it new and empty."""
+        self.remove()
+        os.makedirs(self.path)
+        if self.kind == "ext4":
+            with open(self.image, "w") as f:
+                f.truncate(48 << 30)
+            # Inode tables for millions of small files, left to be written when used.
+            quietly(["mkfs.ext4", "-q", "-F", "-i", "8192", "-E", "nodiscard,lazy_itable_init=1", self.image])
+            # Its pages are cached once, above the loop device; nothing runs behind our back.
+            device = quietly(["losetup", "--find", "--show", "--direct-io=on", self.image]).strip()
+            quietly(["mount", "-o", "noinit_itable", device, self.path])
+            # From here on the device goes away with the mount.
+            quietly(["losetup", "--detach", device])
+        elif self.kind == "tmpfs":
+            quietly(["mount", "-t", "tmpfs", "-o", "size=90%,nr_inodes=0", "tmpfs", self.path])
+
+    def remove(self):
+        while os.path.ismount(self.path):
+            quietly(["umount", "--recursive", self.path])
+        quietly(["rm", "-rf", "--one-file-system", self.path])
+        if self.kind == "ext4":
+            quietly(["rm", "-f", self.image])
+
+
 class Containerd:
     """A containerd of the benchmarks' own: its data on the file system that layerkit is
     measured on, and nothing left behind in the peers' root.
 
     Every unpack happens in a containerd namespace of its own, since snapshots made
-    in one are not seen in the next: nothing needs to be deleted between runs (see
-    `settle` in `run` for what deleting does to the next run).
+    in one are not seen in the next: nothing needs to be deleted between runs, for
+    what that would do to the next run see `Scratch`.
     """
 
     def __init__(self, root, work):
