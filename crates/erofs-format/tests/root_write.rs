@@ -72,6 +72,7 @@ fn the_kernel_shows_what_was_written() {
             drop(mount);
             if let Some(peers) = &peers {
                 check_with_fsck(peers, &path, &expected);
+                check_with_dump(peers, &path, &expected);
             }
         }
     }
@@ -91,4 +92,18 @@ fn check_with_fsck(peers: &Peers, path: &Path, expected: &Listing) {
     }
     assert_same(&extracted, expected);
     fs::remove_dir_all(&out).unwrap();
+}
+
+/// Lets dump.erofs count the files of an image.
+fn check_with_dump(peers: &Peers, path: &Path, expected: &Listing) {
+    let printed = peers.run(&["dump.erofs", "-S", &peers.inside(path)]);
+    let count = |label: &str| -> usize {
+        let line = printed.lines().find(|line| line.starts_with(label)).unwrap();
+        line.rsplit(|c: char| c.is_whitespace()).next().unwrap().parse().unwrap()
+    };
+    let of_type = |bits: u16| expected.values().filter(|seen| seen.mode & 0o170_000 == bits).count();
+    assert_eq!(count("Filesystem regular file count"), of_type(0o100_000));
+    assert_eq!(count("Filesystem directory count"), of_type(0o040_000));
+    assert_eq!(count("Filesystem symlink file count"), of_type(0o120_000));
+    assert_eq!(count("Filesystem SOCK file count"), 1);
 }

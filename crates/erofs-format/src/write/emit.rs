@@ -16,7 +16,7 @@ use crate::{
     types::{FileType, Nid},
 };
 
-use super::{Contents, ImagePlan, inode, plan::read_content};
+use super::{Contents, ImagePlan, data::read_content, inode};
 
 /// How much content is read at once.
 const PIECE: u64 = 1 << 20;

@@ -14,6 +14,7 @@
 //! inodes as chunk maps do, and the reader's extents would gain a location.
 
 mod blob;
+mod data;
 mod directory;
 mod emit;
 mod inode;

@@ -141,10 +141,14 @@ impl<W: Write + Seek> StreamWriter<W> {
             tail => self.settle(metadata, set, size, tail, content)?,
         };
         let data = match settled {
-            Some(inode) => FileData::Settled(inode),
+            Some(_) => FileData::Hole,
             None => self.data.append(size, content)?,
         };
-        self.add(dir, name, metadata, set, size, data)
+        let node = self.add(dir, name, metadata, set, size, data)?;
+        if let Some(inode) = settled {
+            self.tree.nodes[node.0 as usize].set_data(Data::Settled(inode));
+        }
+        Ok(node)
     }
 
     /// Adds a regular file with holes: `content` gives the bytes of the ranges (offset and length, ascending)
@@ -410,6 +414,9 @@ struct Positioned<W> {
 /// How much is written at once.
 const BUFFER: usize = 1 << 20;
 
+/// From this size on pieces are not copied into the buffer first.
+const DIRECT: usize = 128 << 10;
+
 impl<W: Write + Seek> Positioned<W> {
     fn new(mut out: W) -> Result<Self> {
         let base = out.stream_position().map_err(|error| Error::io("seek in image", error))?;
@@ -455,8 +462,18 @@ impl<W: Write + Seek> Positioned<W> {
 
 impl<W: Write + Seek> Write for Positioned<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.start + self.buffer.len() as u64 != self.next || self.buffer.len() + bytes.len() > BUFFER {
+        let contiguous = self.start + self.buffer.len() as u64 == self.next;
+        if !contiguous || self.buffer.len() + bytes.len() > BUFFER || bytes.len() >= DIRECT {
             self.spill()?;
+        }
+        if self.buffer.is_empty() && bytes.len() >= DIRECT {
+            if self.at != self.next {
+                self.out.seek(SeekFrom::Start(self.base + self.next))?;
+            }
+            self.out.write_all(bytes)?;
+            self.next += bytes.len() as u64;
+            (self.at, self.start) = (self.next, self.next);
+            return Ok(bytes.len());
         }
         self.buffer.extend_from_slice(bytes);
         self.next += bytes.len() as u64;
