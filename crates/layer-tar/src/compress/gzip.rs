@@ -6,8 +6,8 @@ use layer_model::{Error, ErrorKind, MediaType, Result, media};
 use super::{BlockEncoder, Codec};
 
 /// How many bytes go into a member. Each member starts without history, which costs about a kilobyte: at this
-/// size that is less than a thousandth, and a few blocks keep all threads busy.
-const MEMBER: usize = 1 << 20;
+/// size that is a thousandth of the output, and the blocks of all threads still fit into little memory.
+const MEMBER: usize = 2 << 20;
 
 /// The header of a member: no name, no time, an operating system that is not told.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
@@ -37,7 +37,7 @@ impl Gzip {
         Self { level: Some(level), backend: Backend::default() }
     }
 
-    /// The same, encoded by libdeflate: other bytes, no more of them, in about a third of the time.
+    /// The same, encoded by libdeflate: other bytes, fewer of them, in about half the time.
     #[cfg(feature = "libdeflate")]
     #[must_use]
     pub fn with_libdeflate(mut self) -> Self {
@@ -81,8 +81,9 @@ impl Codec for Gzip {
     }
 }
 
-/// The level of zlib-rs whose output is no larger than Go's at its default.
-const DEFAULT_LEVEL: u8 = 6;
+/// The level of zlib-rs whose output is no larger than Go's at its default: level 6 is up to four thousandths
+/// larger on layers of Debian packages and Python wheels.
+const DEFAULT_LEVEL: u8 = 7;
 
 /// Encodes by zlib-rs, in Rust.
 struct RustEncoder {
