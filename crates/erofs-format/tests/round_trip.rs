@@ -508,3 +508,45 @@ fn data_on_a_device_of_its_own_is_deduplicated_over_files() {
     found.dedup();
     assert_eq!(found.len(), 1);
 }
+
+/// An image whose file "inside" has its inode in the metabox, which is not compressed. Programs make none such, so
+/// this one is patched together.
+#[test]
+fn inodes_in_a_metabox_are_read_from_there() {
+    let mut tree = Tree::new(root());
+    let options = WriteOptions::new().large(true).target(Target::Linux6_15).checksum(false);
+    // A compact inode of a regular file of 4 bytes, its content after it.
+    let mut inode = vec![0; 36];
+    inode[0] = 2 << 1;
+    inode[4..8].copy_from_slice(&[0xa4, 0x81, 1, 0]);
+    inode[8] = 4;
+    inode[32..].copy_from_slice(b"mbox");
+    let size = inode.len() as u64;
+    tree.add(tree.root(), b"box", root(), NewFile::Regular { size, data: FileData::Bytes(inode) }).unwrap();
+    tree.add(tree.root(), b"inside", root(), NewFile::Fifo).unwrap();
+    // The prefix makes room for the extension of the superblock.
+    let options = options.xattr_prefix("user.as long as an extension slot").unwrap();
+    let plan = ImagePlan::new(tree, &options, &()).unwrap();
+    let nid = |name: &[u8]| plan.nid(plan.tree().find(plan.tree().root(), name).unwrap()).0;
+    let (metabox, inside) = (nid(b"box"), nid(b"inside"));
+    let (mut image, _) = plan.write(Vec::new(), &()).unwrap();
+    image[1024 + 13] = 1;
+    image[1024 + 80..1024 + 84].copy_from_slice(&0x180u32.to_le_bytes());
+    image[1024 + 128..1024 + 136].copy_from_slice(&metabox.to_le_bytes());
+    image[1024 + 136..1024 + 144].fill(0);
+    let entry = inside.to_le_bytes();
+    let at = (1200..image.len()).find(|&at| image[at..].starts_with(&entry) && image[at + 10] == 5).unwrap();
+    image[at..at + 8].copy_from_slice(&(1u64 << 63).to_le_bytes());
+    image[at + 10] = 1;
+    let open = |image: &[u8]| Image::open(Memory(image.to_vec()));
+    let found = open(&image).unwrap();
+    let inode = found.lookup("inside").unwrap();
+    assert!(inode.nid().in_metabox());
+    assert_eq!(std::io::read_to_string(found.file(inode)).unwrap(), "mbox");
+    // One slot further on there is nothing.
+    image[at] = 1;
+    let error = open(&image).unwrap().lookup("inside").unwrap_err();
+    assert_eq!(error.kind(), erofs_format::ErrorKind::Corrupt);
+    image[1024 + 80..1024 + 84].copy_from_slice(&0x80u32.to_le_bytes());
+    assert!(open(&image).unwrap().lookup("inside").is_err());
+}

@@ -16,7 +16,7 @@ pub struct Metadata {
     pub mtime: Timestamp,
 }
 
-/// A file to be added to a [`Tree`].
+/// A file to be added to a [`Tree`](super::Tree).
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "POSIX has no more types")]
 pub enum NewFile<'a> {
