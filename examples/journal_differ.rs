@@ -9,17 +9,17 @@
 use std::{io::Read, process::ExitCode};
 
 use layerkit::{
-    Base, Change, Differ, Entry, EntryKind, Error, ErrorKind, LayerPathBuf, LayerSource, Metadata, Monitor, Result,
-    Silent,
+    Base, Change, Differ, Entry, EntryKind, Error, ErrorKind, LayerPathBuf, LayerSource, Metadata, Monitor,
+    Result, Silent,
     model::{Content, IoContext, road},
     tar::{TarSink, WriteOptions},
 };
 
 /// The text of a journal: the handle of this differ.
-pub struct Journal(String);
+struct Journal(String);
 
 /// Turns a journal into the changes of a layer. It needs nothing of the base: every line says all there is.
-pub struct JournalDiffer;
+struct JournalDiffer;
 
 impl<L> Differ<L> for JournalDiffer {
     type Upper = Journal;
@@ -47,7 +47,8 @@ impl LayerSource for Edits<'_> {
         }
         let Some((number, line)) = self.lines.next() else { return Ok(None) };
         let mut words = line.splitn(3, ' ');
-        let (verb, path, rest) = (words.next(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let (verb, path, rest) =
+            (words.next(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
         self.path = LayerPathBuf::clean(path.as_bytes())?;
         let kind = match verb {
             Some("rm") => return Ok(Some(Change::remove(self.path.as_path()))),

@@ -10,8 +10,8 @@ use std::{
 };
 
 use layerkit::{
-    Base, Changed, DiffOptions, Error, Format, Image, ImageCommitOptions, IoContext, LayerSource, Result, Silent,
-    UnpackOptions, commit, commit_new, diff_to_file,
+    Base, Changed, DiffOptions, Error, Format, Image, ImageCommitOptions, IoContext, LayerSource, Result,
+    Silent, UnpackOptions, commit, commit_new, diff_to_file,
     differ::{TreeDiffer, TreeOptions},
     overlay::{PlainDir, PlainDirOptions},
     store::{CheckOptions, LocalStore},
@@ -20,7 +20,8 @@ use layerkit::{
 };
 
 /// Where files that an ordinary user may read are found; the first ones that exist are taken.
-const SOURCES: [&str; 6] = ["/usr/include", "/usr/share/doc", "/usr/share/perl", "/etc", "/usr/lib/python3", "/usr/share"];
+const SOURCES: [&str; 6] =
+    ["/usr/include", "/usr/share/doc", "/usr/share/perl", "/etc", "/usr/lib/python3", "/usr/share"];
 
 /// How much is taken of them.
 const ENOUGH: u64 = 64 << 20;
@@ -67,7 +68,8 @@ fn tour() -> Result<()> {
 
     let now = Changed::in_tree(&changed).over([&tree]);
     let tar = DiffOptions::default();
-    let diffed = table.step("diff the changed tree (tar)", || diff_to_file(&now, &at("change.tar"), &tar, &Silent))?;
+    let diffed =
+        table.step("diff the changed tree (tar)", || diff_to_file(&now, &at("change.tar"), &tar, &Silent))?;
     table.size(diffed.report.changes(), found.bytes);
     table.step("commit the change on the image", || {
         let from = format!("oci:{}:base", layout.display()).parse()?;
@@ -94,13 +96,16 @@ fn tour() -> Result<()> {
     table.size(found.files, found.bytes);
 
     let store = LocalStore::open(&layout)?;
-    let checked = table.step("check every blob of the store", || store.check(&CheckOptions::new(), &Silent))?;
+    let checked =
+        table.step("check every blob of the store", || store.check(&CheckOptions::new(), &Silent))?;
     table.size(checked.blobs, checked.bytes);
     table.print()?;
 
     let report = &diffed.report;
-    println!("\nthe change: {} files, {} directories, {} removals; a layer of {} bytes", report.files, report.directories,
-        report.removals, diffed.layer.size);
+    println!(
+        "\nthe change: {} files, {} directories, {} removals; a layer of {} bytes",
+        report.files, report.directories, report.removals, diffed.layer.size
+    );
     println!("diff id     {}", diffed.layer.diff_id);
     match differences.first() {
         None => println!("result      the image unpacked again equals the changed tree"),
@@ -183,7 +188,11 @@ fn change(tree: &Path) -> Result<u64> {
     let mut removed = 0;
     for name in fs::read_dir(tree.join("etc")).during("list etc")?.flatten().take(5) {
         let path = name.path();
-        let gone = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let gone = if path.is_dir() && !path.is_symlink() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         removed += u64::from(gone.is_ok());
     }
     Ok(6 + removed)

@@ -39,7 +39,8 @@ impl Outcome {
             true => Box::new(std::io::stderr()),
             false => Box::new(std::io::stdout()),
         };
-        let written = if as_json { writeln!(out, "{}", self.json) } else { out.write_all(self.text.as_bytes()) };
+        let written =
+            if as_json { writeln!(out, "{}", self.json) } else { out.write_all(self.text.as_bytes()) };
         let _ = written.and_then(|()| out.flush());
         if self.good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

@@ -28,7 +28,8 @@ struct Kept {
 impl Watch {
     /// Watches `what` ("unpack"); draws nothing when `quiet`.
     pub(crate) fn new(what: &'static str, quiet: bool) -> Self {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
+        let target =
+            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
         let bar = ProgressBar::with_draw_target(None, target).with_prefix(what);
         bar.set_style(style(false));
         Self { bar, entries: AtomicU64::new(0), warnings: Mutex::default() }
@@ -63,7 +64,9 @@ fn style(known_total: bool) -> ProgressStyle {
     } else {
         "{prefix} {spinner} {bytes} {bytes_per_sec} {wide_msg}"
     };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
 }
 
 impl Monitor for Watch {

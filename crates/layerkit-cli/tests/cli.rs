@@ -26,14 +26,26 @@ fn an_image_is_made_changed_and_unpacked_again() {
     let at = |name: &str| scratch.path().join(name);
     tree(&at("tree"));
     let layout = text(&at("image"));
-    let made = layerkit_ok(["commit", &layout, "--upper", &text(&at("tree")), "--walk", "--no-lower", "--tag", "v1"]);
+    let made = layerkit_ok([
+        "commit",
+        &layout,
+        "--upper",
+        &text(&at("tree")),
+        "--walk",
+        "--no-lower",
+        "--tag",
+        "v1",
+    ]);
     assert_eq!(made["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
 
     let image = format!("oci:{layout}:v1");
     let stack = layerkit_ok(["unpack", &image, &text(&at("flat")), "--format", "flat"]);
     assert_eq!(stack["layers"][0]["diff_id"], made["diff_id"]);
     let same = |a: &Path, b: &Path| {
-        snapshot(a).without_root().in_whole_seconds().assert_same(&snapshot(b).without_root().in_whole_seconds());
+        snapshot(a)
+            .without_root()
+            .in_whole_seconds()
+            .assert_same(&snapshot(b).without_root().in_whole_seconds());
     };
     same(&at("tree"), &at("flat/rootfs"));
 
@@ -56,8 +68,19 @@ fn a_diff_prints_its_descriptor_and_is_the_same_each_time() {
     tree(&at("tree"));
     for format in ["tar", "tar+gzip"] {
         let diff = |out: &str, jobs: &str| {
-            layerkit_ok(["diff", "--walk", "--no-lower", "--upper", &text(&at("tree")), "--format", format, "--jobs",
-                jobs, "-o", &text(&at(out))])
+            layerkit_ok([
+                "diff",
+                "--walk",
+                "--no-lower",
+                "--upper",
+                &text(&at("tree")),
+                "--format",
+                format,
+                "--jobs",
+                jobs,
+                "-o",
+                &text(&at(out)),
+            ])
         };
         let (one, two) = (diff("one", "1"), diff("two", "4"));
         assert_eq!((&one["digest"], &one["size"]), (&two["digest"], &two["size"]));
@@ -66,10 +89,25 @@ fn a_diff_prints_its_descriptor_and_is_the_same_each_time() {
         if format == "tar" {
             assert_eq!(one["digest"], one["diff_id"]);
         }
-        let stored = layerkit_ok(["diff", "--walk", "--no-lower", "--upper", &text(&at("tree")), "--format", format,
-            "--store", &text(&at("store"))]);
+        let stored = layerkit_ok([
+            "diff",
+            "--walk",
+            "--no-lower",
+            "--upper",
+            &text(&at("tree")),
+            "--format",
+            format,
+            "--store",
+            &text(&at("store")),
+        ]);
         assert_eq!(stored["digest"], one["digest"]);
-        let info = layerkit_ok(["store", "info", stored["digest"].as_str().unwrap(), "--store", &text(&at("store"))]);
+        let info = layerkit_ok([
+            "store",
+            "info",
+            stored["digest"].as_str().unwrap(),
+            "--store",
+            &text(&at("store")),
+        ]);
         let label = &info["labels"]["containerd.io/uncompressed"];
         if format == "tar" { assert!(label.is_null()) } else { assert_eq!(*label, one["diff_id"]) }
     }
@@ -81,11 +119,33 @@ fn a_layer_is_applied_from_a_file_from_standard_input_and_from_an_image() {
     let at = |name: &str| scratch.path().join(name);
     tree(&at("tree"));
     let blob = text(&at("layer.tar.gz"));
-    layerkit_ok(["diff", "--walk", "--no-lower", "--upper", &text(&at("tree")), "--format", "tar+gzip", "-o", &blob]);
-    layerkit_ok(["commit", &text(&at("image")), "--upper", &text(&at("tree")), "--walk", "--no-lower", "--tag", "v1"]);
+    layerkit_ok([
+        "diff",
+        "--walk",
+        "--no-lower",
+        "--upper",
+        &text(&at("tree")),
+        "--format",
+        "tar+gzip",
+        "-o",
+        &blob,
+    ]);
+    layerkit_ok([
+        "commit",
+        &text(&at("image")),
+        "--upper",
+        &text(&at("tree")),
+        "--walk",
+        "--no-lower",
+        "--tag",
+        "v1",
+    ]);
 
     let first = layerkit_ok(["apply", &blob, &text(&at("a"))]);
-    let output = layerkit().args(["--json", "apply", "-", &text(&at("b"))]).stdin(fs::File::open(&blob).unwrap()).output();
+    let output = layerkit()
+        .args(["--json", "apply", "-", &text(&at("b"))])
+        .stdin(fs::File::open(&blob).unwrap())
+        .output();
     let second: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
     let third = layerkit_ok(["apply", &format!("oci:{}:v1#0", text(&at("image"))), &text(&at("c"))]);
     let fourth = layerkit_ok(["apply", "--format", "overlay", &blob, &text(&at("d"))]);
@@ -107,7 +167,10 @@ fn blobs_are_put_labelled_collected_and_checked() {
     let put = run(&["put", &text(&file), "--label", "example.org/a=1", "--size", "10"]);
     let digest = put["digest"].as_str().unwrap();
     assert_eq!(run(&["info", digest])["labels"]["example.org/a"], "1");
-    assert_eq!(run(&["label", digest, "example.org/a=", "example.org/b=2"])["labels"], serde_json::json!({"example.org/b": "2"}));
+    assert_eq!(
+        run(&["label", digest, "example.org/a=", "example.org/b=2"])["labels"],
+        serde_json::json!({"example.org/b": "2"})
+    );
     run(&["get", digest, "-o", &text(&scratch.path().join("out"))]);
     assert_eq!(fs::read(scratch.path().join("out")).unwrap(), b"some bytes");
     assert_eq!(run(&["ls"])["blobs"].as_array().unwrap().len(), 1);
@@ -145,7 +208,10 @@ fn failures_name_what_and_where_and_leave_nothing() {
     assert_eq!(layerkit_fails(["apply", &missing, &dest])["kind"], "NotFound");
     assert_eq!(layerkit_fails(["diff", "--upper", &missing, "-o", &dest])["kind"], "NotFound");
     assert_eq!(layerkit_fails(["store", "ls", "--store", &missing])["kind"], "NotFound");
-    assert_eq!(layerkit_fails(["store", "--store", &missing, "info", "sha256:../../etc/passwd"])["kind"], "NotFound");
+    assert_eq!(
+        layerkit_fails(["store", "--store", &missing, "info", "sha256:../../etc/passwd"])["kind"],
+        "NotFound"
+    );
 
     tree(&at("tree"));
     let blob = at("layer.tar");
@@ -163,12 +229,25 @@ fn failures_name_what_and_where_and_leave_nothing() {
     fs::create_dir(at("full")).unwrap();
     fs::write(at("full/file"), "in the way").unwrap();
     fs::write(&blob, &whole).unwrap();
-    assert_eq!(layerkit_fails(["apply", "--format", "overlay", &text(&blob), &text(&at("full"))])["kind"], "Exists");
+    assert_eq!(
+        layerkit_fails(["apply", "--format", "overlay", &text(&blob), &text(&at("full"))])["kind"],
+        "Exists"
+    );
     assert_eq!(fs::read_dir(at("full")).unwrap().count(), 1);
 
     // A blob of the image is not what the manifest says.
-    layerkit_ok(["commit", &text(&at("image")), "--upper", &text(&at("tree")), "--walk", "--no-lower", "--tag", "v1"]);
-    let layer = layerkit_ok(["inspect", &text(&at("image"))])["layers"][0]["digest"].as_str().unwrap().to_owned();
+    layerkit_ok([
+        "commit",
+        &text(&at("image")),
+        "--upper",
+        &text(&at("tree")),
+        "--walk",
+        "--no-lower",
+        "--tag",
+        "v1",
+    ]);
+    let layer =
+        layerkit_ok(["inspect", &text(&at("image"))])["layers"][0]["digest"].as_str().unwrap().to_owned();
     let path = at("image/blobs/sha256").join(layer.strip_prefix("sha256:").unwrap());
     let mut bytes = fs::read(&path).unwrap();
     let last = bytes.len() - 6;

@@ -59,10 +59,10 @@ fn a_killed_apply_leaves_a_whole_layer_or_none() {
     layer(&blob);
     let want_at = scratch.path().join("want");
     let args = |dest: &'static str| {
-        ["apply", "--quiet", "--format", "overlay"].map(Into::into).into_iter().chain([
-            blob.clone().into_os_string(),
-            scratch.path().join(dest).into_os_string(),
-        ])
+        ["apply", "--quiet", "--format", "overlay"]
+            .map(Into::into)
+            .into_iter()
+            .chain([blob.clone().into_os_string(), scratch.path().join(dest).into_os_string()])
     };
     let collect = |dest| args(dest).collect::<Vec<std::ffi::OsString>>();
     fn refs(args: &[std::ffi::OsString]) -> Vec<&std::ffi::OsStr> {
@@ -94,7 +94,8 @@ fn a_killed_put_leaves_a_whole_blob_or_an_ingest_that_resumes() {
     let store = scratch.path().join("store");
     let args = |name: &str| {
         let store = scratch.path().join(name);
-        let mut args: Vec<std::ffi::OsString> = ["store", "put", "--quiet", "--ref", "case"].map(Into::into).into();
+        let mut args: Vec<std::ffi::OsString> =
+            ["store", "put", "--quiet", "--ref", "case"].map(Into::into).into();
         args.extend([blob.clone().into_os_string(), "--store".into(), store.into_os_string()]);
         args
     };
@@ -106,7 +107,8 @@ fn a_killed_put_leaves_a_whole_blob_or_an_ingest_that_resumes() {
     for delay in delays(whole) {
         run_and_kill(&refs(&args), delay);
         if store.join("oci-layout").exists() {
-            let checked = layerkit_ok(["store".as_ref(), "check".as_ref(), "--store".as_ref(), store.as_os_str()]);
+            let checked =
+                layerkit_ok(["store".as_ref(), "check".as_ref(), "--store".as_ref(), store.as_os_str()]);
             assert_eq!(checked["ok"], true, "{checked}");
         }
         if let Ok(blobs) = fs::read_dir(store.join("blobs/sha256")) {

@@ -16,7 +16,8 @@ fn unpack_equals_umoci(test: &str, tag: &str) {
 
     let dest = scratch.path().join("overlay");
     let printed = layerkit_ok(["unpack".as_ref(), image.as_ref(), dest.as_os_str()]);
-    let stack: serde_json::Value = serde_json::from_slice(&fs::read(dest.join("stack.json")).unwrap()).unwrap();
+    let stack: serde_json::Value =
+        serde_json::from_slice(&fs::read(dest.join("stack.json")).unwrap()).unwrap();
     assert_eq!(printed["layers"], stack["layers"]);
     for layer in stack["layers"].as_array().unwrap() {
         assert!(dest.join(layer["path"].as_str().unwrap()).join("fs").is_dir());

@@ -172,6 +172,7 @@ pub fn apply_layer(
 /// # Errors
 /// [`ErrorKind::FailedPrecondition`] when they were not.
 pub(crate) fn summary_of(source: &BlobSource<'_>) -> Result<BlobSummary> {
-    let unread = || Error::new(ErrorKind::FailedPrecondition, "the applier did not read the layer to its end");
+    let unread =
+        || Error::new(ErrorKind::FailedPrecondition, "the applier did not read the layer to its end");
     source.summary().cloned().ok_or_else(unread)
 }

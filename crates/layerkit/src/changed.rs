@@ -8,7 +8,9 @@ use std::{
 
 use layer_model::{Base, Error, Monitor, Profile, Result, Stack};
 use overlay_diff::{DiffSource, TreeDiffer, TreeOptions, UpperDiffer, UpperOptions};
-use overlay_dir::{Namespace, OverlayDir, OverlayDirOptions, OverlayUpper, OverlayUpperOptions, PlainDir, PlainDirOptions};
+use overlay_dir::{
+    Namespace, OverlayDir, OverlayDirOptions, OverlayUpper, OverlayUpperOptions, PlainDir, PlainDirOptions,
+};
 
 /// A directory with changes, and what it changes.
 ///

@@ -2,7 +2,9 @@
 
 use std::{io::Write, num::NonZeroUsize, path::Path, sync::Arc};
 
-use content_store::{CommitOptions, ContentStore, ContentStoreExt, Hashing, TrustedDigest, WriterOptions, labels};
+use content_store::{
+    CommitOptions, ContentStore, ContentStoreExt, Hashing, TrustedDigest, WriterOptions, labels,
+};
 use layer_model::{Digest, MediaType, Monitor, Profile, Result, road};
 use layer_tar::{
     BlobSummary, BlobWriter, BlobWriterOptions, TarSink, WriteOptions,
@@ -159,9 +161,8 @@ pub fn diff_to_store(
         }
     };
     let LayerDescriptor { digest, size, diff_id, .. } = &diffed.layer;
-    let mut commit = CommitOptions::new()
-        .size(*size)
-        .trusted(TrustedDigest::computed_over(*size, digest.clone()));
+    let mut commit =
+        CommitOptions::new().size(*size).trusted(TrustedDigest::computed_over(*size, digest.clone()));
     if diff_id != digest {
         commit = commit.label(labels::UNCOMPRESSED, diff_id.as_str());
     }

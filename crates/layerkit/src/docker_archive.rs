@@ -87,7 +87,9 @@ impl DockerArchive {
         let extent = self.find(name)?;
         if extent.size > MAX_DOCUMENT {
             let kind = ErrorKind::LimitExceeded { limit: "document size" };
-            return Err(Error::new(kind, format!("{} bytes are too many for a document", extent.size)).entry(name));
+            return Err(
+                Error::new(kind, format!("{} bytes are too many for a document", extent.size)).entry(name)
+            );
         }
         let mut bytes = Vec::new();
         self.read(extent).read_to_end(&mut bytes).during("read a document").map_err(|e| e.entry(name))?;
@@ -100,7 +102,9 @@ impl DockerArchive {
             match self.members.get(&path) {
                 Some(Member::File(extent)) => return Ok(*extent),
                 Some(Member::Link(target)) => path = target.clone(),
-                None => return Err(Error::new(ErrorKind::NotFound, "the archive has no such member").entry(name)),
+                None => {
+                    return Err(Error::new(ErrorKind::NotFound, "the archive has no such member").entry(name));
+                }
             }
         }
         Err(Error::new(ErrorKind::TooManyLinks, "too many links in the archive").entry(name))
@@ -124,9 +128,10 @@ fn index(file: &Arc<File>) -> Result<HashMap<Vec<u8>, Member>> {
         let Some(entry) = reader.next_entry().map_err(|e| e.index(members.len() as u64))? else { break };
         let raw = entry.raw;
         let data = at + raw.data_offset;
-        at = raw.stored_size.checked_next_multiple_of(512).and_then(|n| data.checked_add(n)).ok_or_else(|| {
-            invalid("a member is larger than any archive").entry(&raw.name).offset(data)
-        })?;
+        at =
+            raw.stored_size.checked_next_multiple_of(512).and_then(|n| data.checked_add(n)).ok_or_else(
+                || invalid("a member is larger than any archive").entry(&raw.name).offset(data),
+            )?;
         let path = LayerPathBuf::clean(&raw.name)?;
         let member = match raw.typeflag {
             b'0' | 0 | b'7' if raw.is_sparse => return Err(invalid("a sparse member").entry(&raw.name)),

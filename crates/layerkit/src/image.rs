@@ -51,11 +51,13 @@ impl Image {
             }
             ImageRef::DockerArchive { file } => {
                 let archive = DockerArchive::open(file)?;
-                let document = content_store::Document::parse(content_store::document::CONFIG, archive.config.clone())?;
+                let document =
+                    content_store::Document::parse(content_store::document::CONFIG, archive.config.clone())?;
                 let config = document.config()?;
                 // What `docker save` writes are plain tars, but tools that imitate it compress them.
                 let media_type = MediaType::layer_tar_detected();
-                let blobs: Vec<_> = archive.layers.iter().map(|l| (media_type.clone(), None, l.size)).collect();
+                let blobs: Vec<_> =
+                    archive.layers.iter().map(|l| (media_type.clone(), None, l.size)).collect();
                 let layers = pair(blobs, &config)?;
                 Ok(Self { name: reference.to_string(), source: Source::Archive { archive }, config, layers })
             }
@@ -118,7 +120,8 @@ impl Image {
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is no such layer or the store lacks its blob.
     pub fn open_layer(&self, n: usize) -> Result<Box<dyn Read + Send>> {
-        let missing = || Error::new(ErrorKind::NotFound, format!("the image has no layer {n}")).entry(&self.name);
+        let missing =
+            || Error::new(ErrorKind::NotFound, format!("the image has no layer {n}")).entry(&self.name);
         let layer = self.layers.get(n).ok_or_else(missing)?;
         match (&self.source, &layer.digest) {
             (Source::Layout { store, .. }, Some(digest)) => Ok(Box::new(store.open_blob(digest)?)),
@@ -133,7 +136,10 @@ impl Image {
 
 impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Image").field("name", &self.name).field("layers", &self.layers).finish_non_exhaustive()
+        f.debug_struct("Image")
+            .field("name", &self.name)
+            .field("layers", &self.layers)
+            .finish_non_exhaustive()
     }
 }
 
@@ -142,7 +148,10 @@ pub(crate) fn only(store: &LocalStore) -> Result<oci::Descriptor> {
     let mut tagged = store.tags()?;
     match tagged.len() {
         1 => Ok(tagged.remove(0).descriptor),
-        n => Err(Error::new(ErrorKind::InvalidArgument, format!("the layout holds {n} images: name one of them"))),
+        n => Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("the layout holds {n} images: name one of them"),
+        )),
     }
 }
 
@@ -157,5 +166,9 @@ fn pair(
         return Err(Error::new(ErrorKind::InvalidArchive, message));
     }
     let pairs = blobs.into_iter().zip(diff_ids);
-    pairs.map(|((media_type, digest, size), id)| Ok(ImageLayer { media_type, digest, size, diff_id: id.parse()? })).collect()
+    pairs
+        .map(|((media_type, digest, size), id)| {
+            Ok(ImageLayer { media_type, digest, size, diff_id: id.parse()? })
+        })
+        .collect()
 }

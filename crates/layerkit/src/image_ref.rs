@@ -29,12 +29,18 @@ impl FromStr for ImageRef {
     fn from_str(text: &str) -> Result<Self> {
         let empty = || Error::new(ErrorKind::InvalidArgument, format!("{text:?} names no image"));
         if let Some(file) = text.strip_prefix("docker-archive:") {
-            return if file.is_empty() { Err(empty()) } else { Ok(Self::DockerArchive { file: file.into() }) };
+            return if file.is_empty() {
+                Err(empty())
+            } else {
+                Ok(Self::DockerArchive { file: file.into() })
+            };
         }
         let (layout, tag) = match text.strip_prefix("oci:") {
             None => (text, None),
             Some(rest) => match rest.rsplit_once(':') {
-                Some((layout, tag)) if !tag.is_empty() && !tag.contains('/') => (layout, Some(tag.to_owned())),
+                Some((layout, tag)) if !tag.is_empty() && !tag.contains('/') => {
+                    (layout, Some(tag.to_owned()))
+                }
                 _ => (rest, None),
             },
         };
@@ -58,7 +64,10 @@ mod tests {
 
     #[test]
     fn names_are_read_as_documented() {
-        let oci = |layout: &str, tag: Option<&str>| ImageRef::Oci { layout: layout.into(), tag: tag.map(Into::into) };
+        let oci = |layout: &str, tag: Option<&str>| ImageRef::Oci {
+            layout: layout.into(),
+            tag: tag.map(Into::into),
+        };
         for (text, want) in [
             ("oci:dir", oci("dir", None)),
             ("oci:dir:v1", oci("dir", Some("v1"))),

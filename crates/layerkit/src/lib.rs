@@ -67,8 +67,9 @@ pub use diff::{DiffOptions, Diffed, LayerDescriptor, diff, diff_to_file, diff_to
 pub use image::{Image, ImageLayer};
 pub use image_ref::ImageRef;
 pub use layer_model::{
-    Applied, Applier, Base, Change, Content, Differ, Digest, Entry, EntryKind, Error, ErrorKind, IoContext, LayerPath, LayerPathBuf,
-    LayerSink, LayerSource, MediaType, Metadata, Monitor, Profile, Result, Silent, Stack, Warning,
+    Applied, Applier, Base, Change, Content, Differ, Digest, Entry, EntryKind, Error, ErrorKind, IoContext,
+    LayerPath, LayerPathBuf, LayerSink, LayerSource, MediaType, Metadata, Monitor, Profile, Result, Silent,
+    Stack, Warning,
 };
 pub use mount::{Upper, mount, umount};
 pub use output_file::write_file;

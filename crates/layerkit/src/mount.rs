@@ -15,7 +15,8 @@ use rustix::{
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind, mount_remount, move_mount, unmount,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind, mount_remount, move_mount,
+        unmount,
     },
 };
 
@@ -56,7 +57,8 @@ pub fn mount(unpacked: &Path, mountpoint: &Path, upper: Option<&Upper>) -> Resul
         }
         Format::Flat => bind_read_only(&unpacked.join("rootfs"), mountpoint),
         Format::Overlay => {
-            let lowers: Vec<PathBuf> = stack.layers.iter().rev().map(|l| unpacked.join(&l.path).join("fs")).collect();
+            let lowers: Vec<PathBuf> =
+                stack.layers.iter().rev().map(|l| unpacked.join(&l.path).join("fs")).collect();
             match (&lowers[..], upper) {
                 ([], _) => Err(Error::new(ErrorKind::InvalidArgument, "the stack has no layers")),
                 // Overlayfs wants two layers; one alone is its own merged view.
@@ -93,7 +95,8 @@ fn bind_read_only(from: &Path, mountpoint: &Path) -> Result<()> {
 /// Mounts through the new mount API, which takes a layer at a time: the option string of mount(2) ends at a
 /// page, which some forty layers fill.
 fn overlay(lowers: &[PathBuf], upper: Option<&Upper>, userxattr: bool, mountpoint: &Path) -> Result<()> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| at(mountpoint, "open overlayfs", e))?;
+    let context =
+        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| at(mountpoint, "open overlayfs", e))?;
     let mut held = Vec::new();
     let mut set = |key: &str, path: &Path| -> Result<()> {
         let (value, fd) = short_name(path)?;
@@ -119,14 +122,20 @@ fn overlay(lowers: &[PathBuf], upper: Option<&Upper>, userxattr: bool, mountpoin
         fsconfig_set_flag(context.as_fd(), "userxattr").map_err(|e| at(mountpoint, "userxattr", e))?;
     }
     fsconfig_create(context.as_fd()).map_err(|e| at(mountpoint, "create the overlay", e))?;
-    let attributes = if upper.is_none() { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
+    let attributes =
+        if upper.is_none() { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
     let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         .map_err(|e| at(mountpoint, "mount the overlay", e))?;
     move_mount(mount.as_fd(), "", CWD, mountpoint, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|e| at(mountpoint, "attach the overlay", e))
 }
 
-fn overlay_by_string(lowers: &[PathBuf], upper: Option<&Upper>, userxattr: bool, mountpoint: &Path) -> Result<()> {
+fn overlay_by_string(
+    lowers: &[PathBuf],
+    upper: Option<&Upper>,
+    userxattr: bool,
+    mountpoint: &Path,
+) -> Result<()> {
     // Descriptors instead of paths: short enough for two hundred layers in a page, and nothing to escape.
     let mut held = Vec::new();
     let mut by_fd = |path: &Path| -> Result<String> {
@@ -135,7 +144,8 @@ fn overlay_by_string(lowers: &[PathBuf], upper: Option<&Upper>, userxattr: bool,
         held.push(fd);
         Ok(name)
     };
-    let mut options = format!("lowerdir={}", lowers.iter().map(|p| by_fd(p)).collect::<Result<Vec<_>>>()?.join(":"));
+    let mut options =
+        format!("lowerdir={}", lowers.iter().map(|p| by_fd(p)).collect::<Result<Vec<_>>>()?.join(":"));
     if let Some(upper) = upper {
         prepare_upper(upper, &lowers[0])?;
         options += &format!(",upperdir={},workdir={}", by_fd(&upper.dir)?, by_fd(&upper.work)?);

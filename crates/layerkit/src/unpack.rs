@@ -91,7 +91,12 @@ impl UnpackOptions {
 /// # Errors
 /// [`ErrorKind::Exists`] when something is in `dest`; digest and size errors; what the archives and the file system
 /// say, with the layer, the entry and the offset.
-pub fn unpack(image: &Image, dest: &Path, options: &UnpackOptions, monitor: &dyn Monitor) -> Result<StackFile> {
+pub fn unpack(
+    image: &Image,
+    dest: &Path,
+    options: &UnpackOptions,
+    monitor: &dyn Monitor,
+) -> Result<StackFile> {
     let stage = StagedDir::begin(dest)?;
     let (xattrs, layers) = match options.format {
         Format::Overlay => {
@@ -135,7 +140,12 @@ fn unpack_overlay(
     for (n, (Done { layer, pending, summary }, path)) in done.into_iter().zip(paths).enumerate() {
         let base = Base::from_stack(parents.as_ref());
         reconcile(&layer, &pending, base, &options.apply, monitor).map_err(|e| in_layer(e, image, n))?;
-        layers.push(StackLayer { path, diff_id: summary.diff_id, digest: summary.digest, size: summary.size });
+        layers.push(StackLayer {
+            path,
+            diff_id: summary.diff_id,
+            digest: summary.digest,
+            size: summary.size,
+        });
         parents = Some(match parents {
             Some(stack) => stack.with_nearest(layer),
             None => Stack::of(layer),
@@ -168,7 +178,12 @@ fn unpack_flat(
         };
         let summary = apply().map_err(|e| in_layer(e, image, n))?;
         let path = PathBuf::from("rootfs");
-        layers.push(StackLayer { path, diff_id: summary.diff_id, digest: summary.digest, size: summary.size });
+        layers.push(StackLayer {
+            path,
+            diff_id: summary.diff_id,
+            digest: summary.digest,
+            size: summary.size,
+        });
     }
     Ok(layers)
 }

@@ -37,7 +37,8 @@ pub(super) fn unpack(args: &Unpack, global: &Global) -> Result<Outcome> {
         });
         let mut text = String::new();
         for layer in &stack.layers {
-            let _ = writeln!(text, "{}  {}  {}", layer.diff_id, human_bytes(layer.size), layer.path.display());
+            let _ =
+                writeln!(text, "{}  {}  {}", layer.diff_id, human_bytes(layer.size), layer.path.display());
         }
         Ok(Outcome::new(object, text))
     })
@@ -71,7 +72,8 @@ pub(super) fn inspect(image: &str) -> Result<Outcome> {
     let _ = writeln!(text, "platform  {os}/{architecture}");
     for (n, layer) in image.layers().iter().enumerate() {
         let digest = layer.digest.as_ref().unwrap_or(&layer.diff_id);
-        let _ = writeln!(text, "layer {n:<3} {digest}  {:>10}  {}", human_bytes(layer.size), layer.media_type);
+        let _ =
+            writeln!(text, "layer {n:<3} {digest}  {:>10}  {}", human_bytes(layer.size), layer.media_type);
         let _ = writeln!(text, "  diff id {}", layer.diff_id);
     }
     Ok(Outcome::new(object, text))

@@ -10,7 +10,10 @@ use crate::{args::Mount, output::Outcome};
 pub(super) fn mount(args: &Mount) -> Result<Outcome> {
     let upper = args.rw.as_ref().map(Upper::new);
     layerkit::mount(&args.dest, &args.mountpoint, upper.as_ref())?;
-    Ok(Outcome::new(json!({ "mountpoint": args.mountpoint.to_string_lossy(), "writable": upper.is_some() }), ""))
+    Ok(Outcome::new(
+        json!({ "mountpoint": args.mountpoint.to_string_lossy(), "writable": upper.is_some() }),
+        "",
+    ))
 }
 
 pub(super) fn umount(mountpoint: &Path) -> Result<Outcome> {

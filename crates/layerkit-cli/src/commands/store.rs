@@ -11,8 +11,8 @@ use std::{
 use layerkit::{
     Content, Digest, Error, ErrorKind, IoContext, Result,
     store::{
-        CheckOptions, CommitOptions, ContentStore, ContentStoreExt, Filters, GcOptions, Info, LabelUpdate, Labels,
-        LocalStore, Source,
+        CheckOptions, CommitOptions, ContentStore, ContentStoreExt, Filters, GcOptions, Info, LabelUpdate,
+        Labels, LocalStore, Source,
     },
 };
 use serde_json::{Value, json};
@@ -152,7 +152,12 @@ fn gc(store: &LocalStore, grace: Duration, global: &Global) -> Result<Outcome> {
             "leases": report.leases,
             "ingests": report.ingests,
         });
-        let text = format!("{} blobs removed ({}), {} kept\n", removed.len(), human_bytes(report.bytes), report.kept);
+        let text = format!(
+            "{} blobs removed ({}), {} kept\n",
+            removed.len(),
+            human_bytes(report.bytes),
+            report.kept
+        );
         Ok(Outcome::new(object, text))
     })
 }
@@ -172,7 +177,13 @@ fn check(store: &LocalStore, global: &Global) -> Result<Outcome> {
             "problems": problems,
         });
         let mut text = problems.iter().fold(String::new(), |text, problem| text + problem + "\n");
-        let _ = writeln!(text, "{} blobs, {}, {} problems", report.blobs, human_bytes(report.bytes), problems.len());
+        let _ = writeln!(
+            text,
+            "{} blobs, {}, {} problems",
+            report.blobs,
+            human_bytes(report.bytes),
+            problems.len()
+        );
         let mut outcome = Outcome::new(object, text);
         outcome.good = report.is_sound();
         Ok(outcome)

@@ -12,7 +12,7 @@ use layer_model::testing::Snapshot;
 use overlay_dir::{PlainDir, PlainDirOptions};
 
 /// Says why a test cannot run here, and fails it where skipping is not allowed (`LAYERKIT_REQUIRE=1`).
-pub fn skip(test: &str, reason: &str) {
+pub(crate) fn skip(test: &str, reason: &str) {
     assert!(std::env::var_os("LAYERKIT_REQUIRE").is_none(), "{test} has to run here, but: {reason}");
     eprintln!("SKIP {test}: {reason}");
 }
@@ -29,18 +29,18 @@ macro_rules! need {
 }
 
 /// Whether this process may mount and make devices.
-pub fn root() -> Result<(), String> {
+pub(crate) fn root() -> Result<(), String> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { Err("needs root".into()) }
 }
 
 /// The folder with the real image: an OCI layout `image`, its layers, and `rootfs-v1`, `rootfs-v2` as umoci
 /// unpacks them.
-pub fn inputs() -> Result<PathBuf, String> {
+pub(crate) fn inputs() -> Result<PathBuf, String> {
     from_env("LAYERKIT_INPUTS", "the real image")
 }
 
 /// The root directory of the peers (umoci, skopeo, containerd, ...), to chroot into.
-pub fn peers() -> Result<PathBuf, String> {
+pub(crate) fn peers() -> Result<PathBuf, String> {
     from_env("LAYERKIT_PEERS", "the root of the peers")
 }
 
@@ -51,13 +51,13 @@ fn from_env(name: &str, what: &str) -> Result<PathBuf, String> {
 }
 
 /// Runs a program inside the peers' root.
-pub fn peer<S: AsRef<OsStr>>(peers: &Path, command: impl IntoIterator<Item = S>) -> Output {
+pub(crate) fn peer<S: AsRef<OsStr>>(peers: &Path, command: impl IntoIterator<Item = S>) -> Output {
     Command::new("chroot").arg(peers).args(command).output().expect("chroot starts")
 }
 
 /// Runs a program inside the peers' root, and fails the test with its output when it fails.
 #[track_caller]
-pub fn peer_ok<S: AsRef<OsStr>>(peers: &Path, command: impl IntoIterator<Item = S>) -> Vec<u8> {
+pub(crate) fn peer_ok<S: AsRef<OsStr>>(peers: &Path, command: impl IntoIterator<Item = S>) -> Vec<u8> {
     let command: Vec<_> = command.into_iter().map(|s| s.as_ref().to_owned()).collect();
     let output = peer(peers, &command);
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -65,13 +65,13 @@ pub fn peer_ok<S: AsRef<OsStr>>(peers: &Path, command: impl IntoIterator<Item = 
 }
 
 /// A scratch directory that the peers see too: its path out here, and in there.
-pub struct SharedDir {
-    pub outside: PathBuf,
-    pub inside: PathBuf,
+pub(crate) struct SharedDir {
+    pub(crate) outside: PathBuf,
+    pub(crate) inside: PathBuf,
 }
 
 impl SharedDir {
-    pub fn new(peers: &Path, name: &str) -> Self {
+    pub(crate) fn new(peers: &Path, name: &str) -> Self {
         let inside = PathBuf::from(format!("/var/tmp/layerkit-{name}-{}", std::process::id()));
         let outside = peers.join(inside.strip_prefix("/").expect("the path is absolute"));
         let _ = fs::remove_dir_all(&outside);
@@ -87,13 +87,13 @@ impl Drop for SharedDir {
 }
 
 /// The command, not started yet.
-pub fn layerkit() -> Command {
+pub(crate) fn layerkit() -> Command {
     Command::new(env!("CARGO_BIN_EXE_layerkit"))
 }
 
 /// Runs the command with `--json`, and gives the object that it prints.
 #[track_caller]
-pub fn layerkit_ok<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> serde_json::Value {
+pub(crate) fn layerkit_ok<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> serde_json::Value {
     let output = layerkit().arg("--json").args(args).output().expect("layerkit starts");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "layerkit failed: {error}");
@@ -102,7 +102,7 @@ pub fn layerkit_ok<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> serde_
 
 /// Runs the command with `--json`, expects status 1, one line on standard error, and gives the error object.
 #[track_caller]
-pub fn layerkit_fails<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> serde_json::Value {
+pub(crate) fn layerkit_fails<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> serde_json::Value {
     let output = layerkit().args(["--json", "--quiet"]).args(args).output().expect("layerkit starts");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -113,7 +113,7 @@ pub fn layerkit_fails<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> ser
 }
 
 /// A mount that goes away with the test.
-pub struct Mounted(pub PathBuf);
+pub(crate) struct Mounted(pub(crate) PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -122,7 +122,8 @@ impl Drop for Mounted {
 }
 
 /// All that a directory shows, for comparisons.
-pub fn snapshot(dir: &Path) -> Snapshot {
-    let tree = PlainDir::open(dir, PlainDirOptions::default()).unwrap_or_else(|e| panic!("{}: {}", dir.display(), e.chain()));
+pub(crate) fn snapshot(dir: &Path) -> Snapshot {
+    let tree = PlainDir::open(dir, PlainDirOptions::default())
+        .unwrap_or_else(|e| panic!("{}: {}", dir.display(), e.chain()));
     Snapshot::of(&tree).unwrap_or_else(|e| panic!("{}: {}", dir.display(), e.chain())).without_access_times()
 }
