@@ -97,6 +97,27 @@ const CASES: &[Case] = &[
         merged: "",
     },
     Case {
+        name: "a deletion after deletions below it is the sum of them",
+        parents: &["d/x:\"1\"; d/e/y:\"2\""],
+        layer: "wh:d/e/y; wh:d/x; wh:d",
+        layer_dir: "wh:d",
+        merged: "",
+    },
+    Case {
+        name: "an opaque mark after deletions below it",
+        parents: &["d/e/f/y:\"2\""],
+        layer: "wh:d/e/f/y; wh:d/e/x; opq:d",
+        layer_dir: "d/; opq:d",
+        merged: "d/",
+    },
+    Case {
+        name: "a deletion after an opaque mark",
+        parents: &["d/x:\"1\"; d/e/y:\"2\""],
+        layer: "opq:d; wh:d",
+        layer_dir: "wh:d",
+        merged: "",
+    },
+    Case {
         name: "a deletion after the file of the same layer",
         parents: &["f:\"x\""],
         layer: "f:\"y\"; wh:f",
@@ -228,6 +249,13 @@ const CASES: &[Case] = &[
         layer: "h=sub/t; i=h",
         layer_dir: "h:\"data\"; i:\"data\"; sub/; sub/t:\"data\"",
         merged: "h:\"data\"; i:\"data\"; sub/; sub/t:\"data\"",
+    },
+    Case {
+        name: "what was brought up for a link goes with a deletion",
+        parents: &["a/y:\"0\"; b/y:\"1\"; c:\"2\""],
+        layer: "a/x/p=a/y; wh:a; q=b/y; wh:b; r=c; wh:c",
+        layer_dir: "a/; opq:a; a/x/; a/x/p:\"0\"; wh:b; wh:c; q:\"1\"; r:\"2\"",
+        merged: "a/; a/x/; a/x/p:\"0\"; q:\"1\"; r:\"2\"",
     },
     Case {
         name: "also through a link of a parent",

@@ -43,6 +43,9 @@ pub(crate) struct OverlayForm {
     pub(crate) whiteout_dirs: BTreeSet<LayerPathBuf>,
     /// Whiteouts in attribute form, which do not look like whiteouts.
     xattr_whiteouts: BTreeSet<LayerPathBuf>,
+    /// Names of lower layers that were brought up for hard links. The layer says nothing of them: a deletion takes
+    /// them away again.
+    fetched: BTreeSet<LayerPathBuf>,
     /// The directory of the lower layers that was asked last.
     asked: Option<(LayerPathBuf, Option<Arc<dyn LayerDir>>)>,
     pub(crate) deferred: Vec<LateLink>,
@@ -58,6 +61,7 @@ impl OverlayForm {
             implied: BTreeMap::from([(LayerPathBuf::root(), maybe)]),
             whiteout_dirs: BTreeSet::new(),
             xattr_whiteouts: BTreeSet::new(),
+            fetched: BTreeSet::new(),
             asked: None,
             deferred: Vec::new(),
         }
@@ -77,6 +81,11 @@ impl OverlayForm {
         let is_opaque = |path: LayerPath<'_>| self.opaque.contains(&path.to_owned());
         !self.opaque.is_empty()
             && (self.is_root_opaque() || path.ancestors().any(is_opaque) || is_opaque(path))
+    }
+
+    /// Whether lower layers that cannot be asked yet may have something at `path`.
+    fn may_shine_through(&self, path: LayerPath<'_>) -> bool {
+        self.is_unknown() && !path.parent().is_some_and(|parent| self.is_hidden(parent))
     }
 
     /// The directory that lower layers have at `path`, whether it is hidden or not.
@@ -104,6 +113,19 @@ impl OverlayForm {
     fn visible_dir(&mut self, path: LayerPath<'_>) -> Result<Option<Arc<dyn LayerDir>>> {
         if self.is_hidden(path) { Ok(None) } else { self.lower_dir(path) }
     }
+}
+
+/// Metadata and attributes of the directory `path` as lower layers have it, whether it is hidden or not.
+pub(crate) fn as_below(
+    engine: &mut Engine<'_, OverlayForm>,
+    path: LayerPath<'_>,
+) -> Result<(Metadata, Xattrs)> {
+    let Some(lower) = engine.form.lower_dir(path)? else { return Ok(engine.options.implied_dir()) };
+    let node = lower.node().map_err(|e| e.at(path))?;
+    let mut xattrs = node.xattrs;
+    let keep_trusted = engine.options.keep_trusted_xattrs;
+    xattrs.retain(|name, _| keep_trusted || !name.starts_with(b"trusted."));
+    Ok((node.metadata, xattrs))
 }
 
 /// Takes everything at and below `path` out of a set.
@@ -153,13 +175,7 @@ impl Form for OverlayForm {
 
     fn implied(engine: &mut Engine<'_, Self>, path: LayerPath<'_>) -> Result<(Metadata, Xattrs)> {
         let hidden = path.parent().is_some_and(|parent| engine.form.is_hidden(parent));
-        let lower = if hidden { None } else { engine.form.lower_dir(path)? };
-        let Some(lower) = lower else { return Ok(engine.options.implied_dir()) };
-        let node = lower.node().map_err(|e| e.at(path))?;
-        let mut xattrs = node.xattrs;
-        let keep_trusted = engine.options.keep_trusted_xattrs;
-        xattrs.retain(|name, _| keep_trusted || !name.starts_with(b"trusted."));
-        Ok((node.metadata, xattrs))
+        if hidden { Ok(engine.options.implied_dir()) } else { as_below(engine, path) }
     }
 
     fn clear(engine: &mut Engine<'_, Self>, dir: DirId, name: &[u8], want_dir: bool) -> Result<Cleared> {
@@ -189,7 +205,7 @@ impl Form for OverlayForm {
                 return Ok(());
             }
             Placed::Implied { opaque } => {
-                let maybe = engine.form.is_unknown() && !opaque;
+                let maybe = !opaque && engine.form.may_shine_through(path.as_path());
                 engine.form.implied.insert(path, maybe);
                 opaque
             }
@@ -204,6 +220,7 @@ impl Form for OverlayForm {
 
     fn is_placed(engine: &mut Engine<'_, Self>, dir: DirId, name: &[u8]) -> Result<bool> {
         match engine.stat(dir, name) {
+            Ok(_) if engine.form.fetched.contains(&engine.dirs.join(dir, name)?) => Ok(false),
             Ok(_) => Ok(!Self::is_whiteout(engine, dir, name)?),
             Err(error) if error.kind() == &ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -212,7 +229,7 @@ impl Form for OverlayForm {
 
     fn forget(&mut self, path: LayerPath<'_>) {
         remove_below(&mut self.implied, path);
-        for set in [&mut self.opaque, &mut self.whiteout_dirs, &mut self.xattr_whiteouts] {
+        for set in [&mut self.opaque, &mut self.whiteout_dirs, &mut self.xattr_whiteouts, &mut self.fetched] {
             for gone in below(set, path) {
                 set.remove(&gone);
             }
@@ -230,7 +247,11 @@ impl Form for OverlayForm {
             Place::Below => engine.make_dirs(walked.path.as_path())?,
             // Deleted with all below it already, or never there.
             Place::Nowhere { whiteout: true } if spec => return Ok(()),
-            Place::Nowhere { whiteout: false } if spec && !engine.form.is_unknown() => return Ok(()),
+            Place::Nowhere { whiteout: false }
+                if spec && !engine.form.may_shine_through(walked.path.as_path()) =>
+            {
+                return Ok(());
+            }
             Place::Nowhere { .. } => engine.make_dirs(walked.path.as_path())?,
         };
         let above = engine.dirs.get(dir).path.clone();
@@ -250,11 +271,7 @@ impl Form for OverlayForm {
                 return Ok(());
             }
         }
-        match make_whiteout(engine, dir, name) {
-            // Something of the same layer: that counts, and hides as much. containerd fails.
-            Err(error) if spec && error.kind() == &ErrorKind::Exists => keep_placed(engine, dir, name),
-            made => made,
-        }
+        if spec { delete(engine, dir, name) } else { make_whiteout(engine, dir, name) }
     }
 
     fn opaque(engine: &mut Engine<'_, Self>, path: LayerPath<'_>) -> Result<()> {
@@ -268,7 +285,11 @@ impl Form for OverlayForm {
         let dir = match walked.place {
             Place::Here(dir) => dir,
             Place::Nowhere { whiteout: true } if spec => return Ok(()),
-            Place::Nowhere { whiteout: false } if spec && !engine.form.is_unknown() => return Ok(()),
+            Place::Nowhere { whiteout: false }
+                if spec && !engine.form.may_shine_through(walked.path.as_path()) =>
+            {
+                return Ok(());
+            }
             Place::Below | Place::Nowhere { .. } => engine.make_dirs(walked.path.as_path())?,
         };
         hide(engine, dir)
@@ -304,6 +325,7 @@ impl Form for OverlayForm {
             }
             _ => engine.special(dir, name, &attrs, &EntryKind::Fifo)?,
         }
+        engine.form.fetched.insert(target.to_owned());
         Ok(true)
     }
 
@@ -322,11 +344,7 @@ impl Form for OverlayForm {
         let Some(lower) = engine.form.lower_dir(LayerPath::ROOT)? else { return Ok(()) };
         engine.warn(WarningKind::RootOpaque, LayerPath::ROOT, b"");
         for name in lower.names()? {
-            if Self::is_placed(engine, ROOT, &name)? {
-                keep_placed(engine, ROOT, &name)?;
-            } else if !Self::is_whiteout(engine, ROOT, &name)? {
-                make_whiteout(engine, ROOT, &name)?;
-            }
+            delete(engine, ROOT, &name)?;
         }
         Ok(())
     }
@@ -336,33 +354,117 @@ impl Form for OverlayForm {
     }
 }
 
+/// Hides what lower layers have at `name` in `dir`.
+pub(crate) fn delete(engine: &mut Engine<'_, OverlayForm>, dir: DirId, name: &[u8]) -> Result<()> {
+    match make_whiteout(engine, dir, name) {
+        // Something of the same layer: that counts, and hides as much. containerd fails here.
+        Err(error) if error.kind() == &ErrorKind::Exists => keep_placed(engine, dir, name),
+        made => made,
+    }
+}
+
 /// A deletion meets what the layer itself has there: that stays, but a directory must not show lower children.
 fn keep_placed(engine: &mut Engine<'_, OverlayForm>, dir: DirId, name: &[u8]) -> Result<()> {
+    let path = engine.dirs.join(dir, name)?;
+    if engine.form.fetched.remove(&path) {
+        remove_file(engine, dir, name)?;
+        return make_whiteout(engine, dir, name);
+    }
     let is_dir = FileType::from_raw_mode(engine.stat(dir, name)?.st_mode) == FileType::Directory;
     if !is_dir {
         return Ok(());
     }
+    if !holds_placed(engine, dir, name)? {
+        // It was only made to hold deletions, which this one is the sum of.
+        engine.remove_object(dir, name)?;
+        return make_whiteout(engine, dir, name);
+    }
+    engine.dirs.pin(dir);
+    let child = open_dir(engine, dir, name, path.as_path());
+    engine.dirs.unpin(dir);
+    hide(engine, child?)
+}
+
+fn open_dir(
+    engine: &mut Engine<'_, OverlayForm>,
+    dir: DirId,
+    name: &[u8],
+    path: LayerPath<'_>,
+) -> Result<DirId> {
+    match engine.dirs.find(path) {
+        Some(open) => Ok(open),
+        None => engine.open_child(dir, name),
+    }
+}
+
+/// Whether the directory `name` in `dir` has an entry, or something with an entry is in it.
+pub(crate) fn holds_placed(engine: &mut Engine<'_, OverlayForm>, dir: DirId, name: &[u8]) -> Result<bool> {
     let path = engine.dirs.join(dir, name)?;
-    let child = match engine.dirs.find(path.as_path()) {
-        Some(open) => open,
-        None => engine.open_child(dir, name)?,
-    };
-    hide(engine, child)
+    if !engine.form.implied.contains_key(&path) {
+        return Ok(true);
+    }
+    engine.dirs.pin(dir);
+    let child = open_dir(engine, dir, name, path.as_path());
+    let found = child.and_then(|child| {
+        engine.dirs.pin(child);
+        let mut found = Ok(false);
+        for name in engine.names(child)? {
+            found = match OverlayForm::is_placed(engine, child, &name) {
+                Ok(true) => holds_placed(engine, child, &name),
+                other => other,
+            };
+            if !matches!(found, Ok(false)) {
+                break;
+            }
+        }
+        engine.dirs.unpin(child);
+        found
+    });
+    engine.dirs.unpin(dir);
+    found
 }
 
 /// Makes a directory opaque. Whiteouts in it have no purpose from then on, and would be listed.
-fn hide(engine: &mut Engine<'_, OverlayForm>, dir: DirId) -> Result<()> {
+pub(crate) fn hide(engine: &mut Engine<'_, OverlayForm>, dir: DirId) -> Result<()> {
     let path = engine.dirs.get(dir).path.clone();
     marker::set_opaque(engine.dirs.fd(dir), engine.form.namespace).map_err(|e| e.at(path.as_path()))?;
-    engine.form.opaque.insert(path.clone());
-    if !engine.options.is_spec() {
+    let again = !engine.form.opaque.insert(path.clone());
+    if again || !engine.options.is_spec() {
         return Ok(());
+    }
+    for found in below(&engine.form.fetched, path.as_path()) {
+        engine.form.fetched.remove(&found);
+        if let Some((parent, name)) = found.as_path().split_last() {
+            let above = engine.make_dirs(parent)?;
+            remove_file(engine, above, name)?;
+        }
     }
     for found in below(&engine.form.whiteout_dirs, path.as_path()) {
         engine.form.whiteout_dirs.remove(&found);
         remove_whiteouts(engine, found.as_path())?;
     }
+    // So have directories that were only made to hold such, or to be opaque themselves. Innermost first.
+    let inside = engine.form.implied.range(path.clone()..).map(|(path, _)| path);
+    let inside: Vec<LayerPathBuf> = inside
+        .take_while(|have| have.as_path().starts_with(path.as_path()))
+        .skip_while(|have| **have == path)
+        .cloned()
+        .collect();
+    for found in inside.iter().rev() {
+        remove_if_empty(engine, found.as_path())?;
+    }
     Ok(())
+}
+
+fn remove_if_empty(engine: &mut Engine<'_, OverlayForm>, path: LayerPath<'_>) -> Result<()> {
+    let Some((parent, name)) = path.split_last() else { return Ok(()) };
+    let dir = engine.make_dirs(parent)?;
+    let uid = engine.kernel.uid;
+    match engine.dirs.work(dir, uid, |fd| unlinkat(fd, name, AtFlags::REMOVEDIR)) {
+        Ok(()) => engine.forget(path),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+        Err(error) => Err(Error::io("remove directory", error).at(path)),
+    }
 }
 
 /// Removes the whiteouts in one directory of the target.
@@ -381,7 +483,7 @@ pub(crate) fn remove_whiteouts(engine: &mut Engine<'_, OverlayForm>, path: Layer
     Ok(())
 }
 
-fn remove_file(engine: &mut Engine<'_, OverlayForm>, dir: DirId, name: &[u8]) -> Result<()> {
+pub(crate) fn remove_file(engine: &mut Engine<'_, OverlayForm>, dir: DirId, name: &[u8]) -> Result<()> {
     let uid = engine.kernel.uid;
     engine
         .dirs

@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{
-    form::{OverlayForm, remove_whiteouts},
+    form::{OverlayForm, as_below, delete, hide, holds_placed, remove_file, remove_whiteouts},
     known, root_opaque_unsupported,
 };
 use crate::{
@@ -61,9 +61,7 @@ impl Pending {
         if !form.is_unknown() {
             return Self::default();
         }
-        let open =
-            |path: &LayerPathBuf| !path.as_path().parent().is_some_and(|parent| form.is_hidden(parent));
-        let implied = form.implied.iter().filter(|(path, maybe)| **maybe && open(path));
+        let implied = form.implied.iter().filter(|(_, maybe)| **maybe);
         Self {
             implied_dirs: implied.map(|(path, _)| path.clone()).collect(),
             whiteout_dirs: form
@@ -121,7 +119,8 @@ pub fn reconcile<P: LayerTree + Clone + 'static>(
     let kernel = Kernel::probe(options.kernel);
     let root = openat(layer.as_fd(), c".", DIRECTORY, Mode::empty()).during("open layer")?;
     let root = OpenDir::new(root, LayerPathBuf::root(), true)?;
-    let form = OverlayForm::new(parents, layer.namespace());
+    let mut form = OverlayForm::new(parents, layer.namespace());
+    form.implied.extend(pending.implied_dirs.iter().map(|path| (path.clone(), false)));
     let mut engine = Engine::new(options.clone(), kernel, root, form, true, monitor);
     Mending { engine: &mut engine, layer, moved: Vec::new() }.run(pending)
 }
@@ -201,14 +200,26 @@ impl Mending<'_, '_> {
         if !self.layer.lookup_path(path)?.is_some_and(|node| node.is_dir()) {
             return Ok(());
         }
+        if self.engine.form.is_hidden(parent) {
+            // Hidden by a mark that came after it was made: what it looks like was settled before that.
+            let implied = as_below(self.engine, path)?;
+            return self.engine.describe_implied(path, &implied);
+        }
         match OverlayForm::below(self.engine, parent, name)? {
             Below::Directory => {
-                let implied = OverlayForm::implied(self.engine, path)?;
+                let implied = as_below(self.engine, path)?;
                 self.engine.describe_implied(path, &implied)
             }
             Below::Nothing => Ok(()),
             Below::Link(_) => self.move_through_link(path),
-            Below::Other => Err(Error::new(ErrorKind::NotDirectory, "a parent has something else there")),
+            Below::Other => {
+                let Place::Here(dir) = self.engine.walk(parent)?.place else { return Ok(()) };
+                if holds_placed(self.engine, dir, name)? {
+                    return Err(Error::new(ErrorKind::NotDirectory, "a parent has something else there"));
+                }
+                // Below something else there is nothing to delete.
+                self.engine.remove_object(dir, name)
+            }
         }
     }
 
@@ -260,14 +271,15 @@ impl Mending<'_, '_> {
         Ok(())
     }
 
-    /// Removes the directory `path` if it is empty and no parent has it.
+    /// Removes the directory `path` if it is empty and hides nothing: it looks as if it was not there.
     fn drop_if_unused(&mut self, path: LayerPath<'_>) -> Result<()> {
         let Some((parent, name)) = path.split_last() else { return Ok(()) };
-        let visible = !self.engine.form.is_hidden(parent);
-        if visible && self.engine.form.lower_dir(path)?.is_some() {
+        let hides = self.engine.form.is_hidden(path) && !self.engine.form.is_hidden(parent);
+        if hides && self.engine.form.lower_dir(path)?.is_some() {
             return Ok(());
         }
-        let Place::Here(dir) = self.engine.walk(parent)?.place else { return Ok(()) };
+        let above = self.engine.walk_to_remove(parent)?.map(|walked| walked.place);
+        let Some(Place::Here(dir)) = above else { return Ok(()) };
         let uid = self.engine.kernel.uid;
         match self.engine.dirs.work(dir, uid, |fd| unlinkat(fd, name, AtFlags::REMOVEDIR)) {
             Ok(()) => self.engine.forget(path),
@@ -282,38 +294,61 @@ fn merge_children(engine: &mut Engine<'_, OverlayForm>, from: DirId, into: DirId
     let uid = engine.kernel.uid;
     for name in engine.names(from)? {
         let path = engine.dirs.join(into, &name)?;
+        if OverlayForm::is_whiteout(engine, from, &name)? {
+            remove_file(engine, from, &name)?;
+            delete(engine, into, &name)?;
+            continue;
+        }
         let source =
             engine.dirs.fd(from).try_clone_to_owned().map_err(|e| Error::io("duplicate descriptor", e))?;
-        engine.dirs.get_mut(from).touched = true;
-        let moved = engine
-            .dirs
-            .work(into, uid, |fd| renameat_with(&source, &*name, fd, &*name, RenameFlags::NOREPLACE));
-        match moved {
-            Ok(()) => engine.made_name(path.as_path()),
-            Err(Errno::EXIST) => {
-                // One level at a time is enough for the recursion to be as deep as paths may be.
-                let (Ok(sub_from), Ok(sub_into)) =
-                    (engine.open_child(from, &name), engine.open_child(into, &name))
-                else {
-                    return Err(
-                        Error::new(ErrorKind::Exists, "two names of the layer are one").at(path.as_path())
-                    );
-                };
-                engine.dirs.pin(sub_from);
-                engine.dirs.pin(sub_into);
-                let merged = merge_children(engine, sub_from, sub_into);
-                engine.dirs.unpin(sub_from);
-                engine.dirs.unpin(sub_into);
-                merged?;
-                let sub = engine.dirs.join(from, &name)?;
-                engine.forget(sub.as_path())?;
-                engine
-                    .dirs
-                    .work(from, uid, |fd| unlinkat(fd, &*name, AtFlags::REMOVEDIR))
-                    .map_err(|e| Error::io("remove directory", e).at(sub.as_path()))?;
+        let mut in_place_of_whiteout = false;
+        loop {
+            engine.dirs.get_mut(from).touched = true;
+            let moved = engine
+                .dirs
+                .work(into, uid, |fd| renameat_with(&source, &*name, fd, &*name, RenameFlags::NOREPLACE));
+            match moved {
+                Ok(()) => break engine.made_name(path.as_path()),
+                Err(Errno::EXIST) if OverlayForm::is_whiteout(engine, into, &name)? => {
+                    remove_file(engine, into, &name)?;
+                    in_place_of_whiteout = true;
+                }
+                Err(Errno::EXIST) => break merge_directories(engine, from, into, &name)?,
+                Err(error) => return Err(Error::io("move", error).at(path.as_path())),
             }
-            Err(error) => return Err(Error::io("move", error).at(path.as_path())),
+        }
+        if in_place_of_whiteout && let Ok(dir) = engine.open_child(into, &name) {
+            hide(engine, dir)?;
         }
     }
     Ok(())
+}
+
+/// Moves what is in the directory `name` of `from` into that of `into`.
+fn merge_directories(
+    engine: &mut Engine<'_, OverlayForm>,
+    from: DirId,
+    into: DirId,
+    name: &[u8],
+) -> Result<()> {
+    let path = engine.dirs.join(into, name)?;
+    let (Ok(sub_from), Ok(sub_into)) = (engine.open_child(from, name), engine.open_child(into, name)) else {
+        return Err(Error::new(ErrorKind::Exists, "two names of the layer are one").at(path.as_path()));
+    };
+    for dir in [sub_from, sub_into] {
+        engine.dirs.pin(dir);
+    }
+    // As deep as paths may be, which is bounded.
+    let merged = merge_children(engine, sub_from, sub_into);
+    for dir in [sub_from, sub_into] {
+        engine.dirs.unpin(dir);
+    }
+    merged?;
+    let left = engine.dirs.join(from, name)?;
+    engine.forget(left.as_path())?;
+    let uid = engine.kernel.uid;
+    engine
+        .dirs
+        .work(from, uid, |fd| unlinkat(fd, name, AtFlags::REMOVEDIR))
+        .map_err(|e| Error::io("remove directory", e).at(left.as_path()))
 }

@@ -3,7 +3,7 @@
 //! Entries are separated by `;`: `d/` a directory, `f:"text"` a file, `l>target` a link, `h=target` a hard link,
 //! `C n 1:3`, `B n 8:1`, `P p` special files, `wh:p` a deletion, `opq:p` an opaque directory. After the entry
 //! may come a mode (`0755`), `uid N`, `gid N`, `mtime S[.N]`, `atime S[.N]`, and attributes (`user.k=v`).
-#![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "every test binary uses its own part")]
 
 use std::{
     collections::BTreeMap,
