@@ -67,6 +67,8 @@ mod step;
 mod topology;
 mod tree;
 mod upper;
+mod verity;
+mod visit;
 
 #[cfg(target_os = "linux")]
 pub use choose::{Choice, TreeChoice, UpperChoice, choose};

@@ -163,6 +163,7 @@ pub struct UpperOptions {
     pub(crate) allow_incomplete_links: bool,
     pub(crate) allow_volatile: bool,
     pub(crate) detect_link_topology: bool,
+    pub(crate) no_verity: bool,
     pub(crate) data_only: Vec<Arc<dyn LayerTree>>,
 }
 
@@ -208,6 +209,15 @@ impl UpperOptions {
         self
     }
 
+    /// Whether the data of a metacopy file is checked against the fs-verity digest in its marker, where there
+    /// is one; data that fails is [`ErrorKind::InvalidUpper`](layer_model::ErrorKind::InvalidUpper). A mount
+    /// with `verity=off` does not check. Default: yes.
+    #[must_use]
+    pub fn verify_metacopy(mut self, verify: bool) -> Self {
+        self.no_verity = !verify;
+        self
+    }
+
     /// Whether a file with links counts as modified when an otherwise unchanged copy of it in the upper has
     /// parted from, or joined, other names. Default: no, and such a copy is left out like any other.
     #[must_use]
@@ -241,6 +251,7 @@ impl fmt::Debug for UpperOptions {
             .field("allow_incomplete_links", &self.allow_incomplete_links)
             .field("allow_volatile", &self.allow_volatile)
             .field("detect_link_topology", &self.detect_link_topology)
+            .field("verify_metacopy", &!self.no_verity)
             .field("data_only", &self.data_only.len())
             .finish()
     }

@@ -1,11 +1,13 @@
 //! Files that are hard links to other names than before, and are otherwise unchanged.
 
-use std::collections::{HashMap, HashSet};
-
-use layer_model::{
-    Error, LayerPath, LayerPathBuf, LayerTree, Monitor, Node, Result,
-    tree::{InodeId, LayerDir},
+use std::{
+    collections::{HashMap, HashSet},
+    ops::ControlFlow,
 };
+
+use layer_model::{LayerPath, LayerPathBuf, LayerTree, Monitor, Node, Result};
+
+use crate::visit;
 
 /// Which files count as modified because of their links alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,31 +53,12 @@ pub(crate) fn relinked(
 fn first_names(tree: &dyn LayerTree, monitor: &dyn Monitor) -> Result<HashMap<LayerPathBuf, LayerPathBuf>> {
     let mut files = HashMap::new();
     let mut names = HashMap::new();
-    walk(&*tree.root()?, LayerPath::ROOT, monitor, &mut |path, inode| {
-        let first = files.entry(inode).or_insert_with(|| path.to_owned());
-        names.insert(path.to_owned(), first.clone());
+    visit::files(tree, monitor, &mut |path, node| {
+        if let (Some(inode), 2..) = (node.inode, node.nlink) {
+            let first = files.entry(inode).or_insert_with(|| path.clone());
+            names.insert(path, first.clone());
+        }
+        ControlFlow::Continue(())
     })?;
     Ok(names)
-}
-
-fn walk(
-    dir: &dyn LayerDir,
-    path: LayerPath<'_>,
-    monitor: &dyn Monitor,
-    linked: &mut dyn FnMut(LayerPath<'_>, InodeId),
-) -> Result<()> {
-    if monitor.should_stop() {
-        return Err(Error::cancelled());
-    }
-    for name in dir.names()? {
-        let path = path.join(&name)?;
-        let place = |error: Error| error.at(path.as_path());
-        let Some(node) = dir.lookup(&name).map_err(place)? else { continue };
-        if node.is_dir() {
-            walk(&*dir.open_dir(&name).map_err(place)?, path.as_path(), monitor, linked)?;
-        } else if let (Some(inode), 2..) = (node.inode, node.nlink) {
-            linked(path.as_path(), inode);
-        }
-    }
-    Ok(())
 }

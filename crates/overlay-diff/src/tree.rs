@@ -72,6 +72,7 @@ impl TreeDiffer {
             style: OpaqueStyle::Explicit,
             follow_redirects: true,
             whiteouts_first: common.whiteouts_first,
+            verify_metacopy: true,
             small_file: u64::try_from(common.small_file).unwrap_or(u64::MAX),
             upper_walk: false,
             lowers: None,

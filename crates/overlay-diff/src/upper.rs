@@ -127,6 +127,7 @@ impl UpperDiffer {
             style: options.style(),
             follow_redirects: !options.nofollow_redirects,
             whiteouts_first: common.whiteouts_first,
+            verify_metacopy: !options.no_verity,
             small_file: u64::try_from(common.small_file).unwrap_or(u64::MAX),
             upper_walk: true,
             lowers,

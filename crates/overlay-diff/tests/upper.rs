@@ -369,6 +369,24 @@ fn metacopy_files_have_the_data_of_the_layers_below() {
 }
 
 #[test]
+fn a_metacopy_with_a_digest_takes_no_other_data() {
+    // The fs-verity digest of one byte, an x.
+    let mut digest = [0; 32];
+    let hex = b"dbbdfa9d606f7adeaa7f16dcfb0d49161c4cfb82d9d51cfb5cb43fa3dacb9e5b";
+    for (at, pair) in hex.chunks(2).enumerate() {
+        digest[at] = u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+    }
+    let layer = metacopy(layer().file("f", "").mode("f", 0o600), "f", 1)
+        .edit("f", |node| node.markers.metacopy = Some(Metacopy { digest: Some(digest) }));
+    assert_eq!(upper_over(&tree().file("f", "x"), &layer), ["f f 600 \"x\""]);
+    let other = Stack::of(tree().file("f", "y"));
+    let error = upper(UpperOptions::new(), Base::Layers(&other), &layer).map(|o| o.lines()).unwrap_err();
+    assert_eq!((error.kind(), error.entry_path()), (&ErrorKind::InvalidUpper, Some(&b"f"[..])));
+    let trusting = UpperOptions::new().verify_metacopy(false);
+    assert_eq!(upper(trusting, Base::Layers(&other), &layer).unwrap().lines(), ["f f 600 \"y\""]);
+}
+
+#[test]
 fn data_only_layers_are_looked_into_last() {
     let lower = redirect(metacopy(tree().file("f", ""), "f", 7), "f", "/objs/1");
     let data: Arc<dyn LayerTree> = Arc::new(tree().on_device(3).file("objs/1", "payload"));

@@ -46,7 +46,15 @@ impl Disk {
     }
 
     pub(crate) fn of(namespace: Namespace) -> Self {
-        let temp = tempfile::tempdir().expect("a temporary directory");
+        Self::at(tempfile::tempdir().expect("a temporary directory"), namespace)
+    }
+
+    /// In a directory below `path`.
+    pub(crate) fn below(path: &Path) -> Self {
+        Self::at(tempfile::tempdir_in(path).expect("a temporary directory"), Namespace::Trusted)
+    }
+
+    fn at(temp: tempfile::TempDir, namespace: Namespace) -> Self {
         for dir in ["upper", "work", "merged"] {
             fs::create_dir(temp.path().join(dir)).expect("a directory");
         }
@@ -176,6 +184,12 @@ pub(crate) fn snapshot(tree: &dyn LayerTree) -> Snapshot {
 /// A mount, gone when it is dropped.
 pub(crate) struct Mounted {
     dir: Dir,
+}
+
+impl Mounted {
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
+    }
 }
 
 impl Drop for Mounted {
