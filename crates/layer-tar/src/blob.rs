@@ -10,6 +10,8 @@
 //! difference is a warning. What it says about other wrappings (`+encrypted`) is law.
 
 mod chain;
+#[cfg(all(unix, feature = "command"))]
+mod command;
 mod decode;
 mod detect;
 mod layer_blob;
@@ -21,6 +23,8 @@ use std::{io::Read, sync::Arc};
 
 use layer_model::{Digest, Digester, Error, IoContext, Monitor, Result, digest::Algorithm};
 
+#[cfg(all(unix, feature = "command"))]
+pub use self::command::CommandProcessor;
 pub use self::{
     detect::detect,
     layer_blob::LayerBlob,

@@ -50,6 +50,8 @@ mod sink;
 mod source;
 pub mod sparse;
 mod spool;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use blob::{BlobOptions, BlobSource, LayerBlob, LayerProcessor, ProcessorRead};
 pub use chunk::Chunk;
