@@ -26,18 +26,24 @@ pub struct BlobSummary {
     pub diff_size: u64,
 }
 
-/// Hashes chunks, here or on a thread.
+/// Hashes chunks, here or on a thread, which has ended when this is gone.
 #[derive(Debug)]
-pub(crate) enum Hasher {
+pub(crate) struct Hasher {
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
     Here(Digester),
     Thread { queue: Sender<Chunk>, thread: JoinHandle<Digester> },
+    Finished,
 }
 
 impl Hasher {
     pub(crate) fn new(algorithm: Algorithm, on_thread: bool) -> Self {
         let mut digester = Digester::new(algorithm);
         if !on_thread {
-            return Self::Here(digester);
+            return Self { place: Place::Here(digester) };
         }
         let (queue, chunks) = bounded::<Chunk>(QUEUE);
         let thread = thread::spawn(move || {
@@ -46,29 +52,39 @@ impl Hasher {
             }
             digester
         });
-        Self::Thread { queue, thread }
+        Self { place: Place::Thread { queue, thread } }
     }
 
     pub(crate) fn update(&mut self, chunk: &Chunk) {
-        match self {
-            Self::Here(digester) => digester.update(chunk),
-            Self::Thread { queue, .. } => {
-                // The thread ends only after the queue does; were it gone, `finish` would say so.
-                let _ = queue.send(chunk.clone());
-            }
+        match &mut self.place {
+            Place::Here(digester) => digester.update(chunk),
+            // The thread ends only after the queue does; were it gone, `finish` would say so.
+            Place::Thread { queue, .. } => drop(queue.send(chunk.clone())),
+            Place::Finished => {}
         }
     }
 
     /// The digest of all bytes, and how many there were.
-    pub(crate) fn finish(self) -> (Digest, u64) {
-        let digester = match self {
-            Self::Here(digester) => digester,
-            Self::Thread { queue, thread } => {
-                drop(queue);
-                thread.join().expect("hashing cannot panic because it only updates a digest")
-            }
-        };
+    pub(crate) fn finish(mut self) -> (Digest, u64) {
+        let digester = self.stop().expect("a hasher finishes once because that consumes it");
         let count = digester.count();
         (digester.finish(), count)
+    }
+
+    fn stop(&mut self) -> Option<Digester> {
+        match std::mem::replace(&mut self.place, Place::Finished) {
+            Place::Here(digester) => Some(digester),
+            Place::Thread { queue, thread } => {
+                drop(queue);
+                Some(thread.join().expect("hashing cannot panic because it only updates a digest"))
+            }
+            Place::Finished => None,
+        }
+    }
+}
+
+impl Drop for Hasher {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -135,8 +135,9 @@ mod libdeflate {
 
     use super::{BlockEncoder, HEADER, TRAILER, close};
 
-    /// The level of libdeflate whose output is no larger than Go's at its default.
-    pub(super) const DEFAULT_LEVEL: u8 = 6;
+    /// The fastest level of libdeflate whose output is no larger than Go's at its default: one and a half
+    /// hundredths smaller on a layer of Debian packages, where level 1 is two hundredths larger.
+    pub(super) const DEFAULT_LEVEL: u8 = 2;
 
     /// Encodes by libdeflate, in C.
     pub(super) struct Encoder {
