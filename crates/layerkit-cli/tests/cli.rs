@@ -1,4 +1,5 @@
 //! The command line as scripts rely on it: exit statuses, JSON on standard output, nothing left behind.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

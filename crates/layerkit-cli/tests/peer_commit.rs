@@ -1,5 +1,6 @@
 //! Changes made in a real overlay mount, committed, and unpacked by others: umoci and containerd must show the
 //! merged view that the kernel showed.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

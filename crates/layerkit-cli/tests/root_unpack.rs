@@ -1,4 +1,5 @@
 //! A real image of many layers, unpacked and mounted, equals what umoci unpacks.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

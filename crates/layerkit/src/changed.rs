@@ -7,7 +7,7 @@ use std::{
 };
 
 use layer_model::{Base, Error, Monitor, Profile, Result, Stack};
-use overlay_diff::{DiffSource, TreeDiffer, TreeOptions, UpperDiffer, UpperOptions};
+use overlay_diff::{DiffSource, TreeDiffer, TreeOptions, UpperDiffer, UpperOptions, XattrPolicy};
 use overlay_dir::{
     Namespace, OverlayDir, OverlayDirOptions, OverlayUpper, OverlayUpperOptions, PlainDir, PlainDirOptions,
 };
@@ -93,14 +93,22 @@ impl Changed {
             UpperForm::Overlay => {
                 let upper = self.open_overlay(&self.dir, self.namespace)?;
                 let namespace = upper.namespace();
-                let options = UpperOptions::new().profile(profile).jobs(jobs);
+                let mut options = UpperOptions::new().profile(profile).jobs(jobs);
+                if profile == Profile::Spec {
+                    // `unpack` keeps every attribute that a layer has; so does the way back.
+                    options = options.xattrs(XattrPolicy::All).keep_trusted(true);
+                }
                 let lowers = self.open_lowers(|dir| self.open_overlay(dir, Some(namespace)))?;
                 let upper = OverlayUpper::new(upper, OverlayUpperOptions::default())?;
                 UpperDiffer::new(options).changes(&upper, self.base_of(&lowers), monitor)
             }
             UpperForm::Tree => {
                 let tree = open_plain(&self.dir)?;
-                let options = TreeOptions::new().profile(profile).jobs(jobs);
+                let mut options = TreeOptions::new().profile(profile).jobs(jobs);
+                if profile == Profile::Spec {
+                    // `unpack` keeps every attribute that a layer has; so does the way back.
+                    options = options.xattrs(XattrPolicy::All).keep_trusted(true);
+                }
                 let differ = TreeDiffer::new(options);
                 match &self.base {
                     // One directory is the merged tree itself, where a device 0:0 is a device.

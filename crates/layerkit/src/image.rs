@@ -19,7 +19,7 @@ pub struct Image {
 }
 
 enum Source {
-    Layout { store: LocalStore, manifest: oci::Descriptor },
+    Layout { store: LocalStore, manifest: Box<oci::Descriptor> },
     Archive { archive: DockerArchive },
 }
 
@@ -79,7 +79,7 @@ impl Image {
             Ok((media_type, Some(content_store::document::digest_of(layer)?), layer.size()))
         });
         let layers = pair(blobs.collect::<Result<_>>()?, &image.config)?;
-        let source = Source::Layout { store: store.clone(), manifest: image.descriptor };
+        let source = Source::Layout { store: store.clone(), manifest: Box::new(image.descriptor) };
         Ok(Self { name, source, config: image.config, layers })
     }
 

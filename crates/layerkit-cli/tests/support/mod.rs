@@ -1,5 +1,6 @@
 //! What the tests of the command share: running it, and finding out what this machine can do.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     ffi::OsStr,
