@@ -76,7 +76,7 @@ impl Monitor for Watch {
 
     fn entry(&self, path: LayerPath<'_>) {
         // A message is only worth its formatting now and then.
-        if self.entries.fetch_add(1, Ordering::Relaxed) % 256 == 0 && !self.bar.is_hidden() {
+        if self.entries.fetch_add(1, Ordering::Relaxed).is_multiple_of(256) && !self.bar.is_hidden() {
             self.bar.set_message(path.display().to_string());
         }
     }
