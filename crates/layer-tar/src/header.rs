@@ -213,16 +213,20 @@ pub fn number(bytes: &[u8]) -> Result<i64> {
 /// Octal digits between any number of NULs and spaces; nothing at all is zero.
 fn octal(bytes: &[u8]) -> Result<i64> {
     let padding = |b: &u8| *b == b' ' || *b == 0;
-    let Some(first) = bytes.iter().position(|b| !padding(b)) else { return Ok(0) };
-    let last = bytes.iter().rposition(|b| !padding(b)).unwrap_or(first);
+    let start = bytes.iter().position(|b| !padding(b)).unwrap_or(bytes.len());
     let mut value = 0_i64;
-    // A NUL ends the text also when something follows it inside the field.
-    for byte in until_nul(&bytes[first..=last]) {
+    for (at, byte) in bytes.iter().enumerate().skip(start) {
         let digit = match byte {
             b'0'..=b'7' => i64::from(byte - b'0'),
+            // A NUL ends the text also when something follows it inside the field; spaces only at the end.
+            0 => break,
+            b' ' if bytes[at..].iter().all(padding) => break,
             _ => return Err(Error::new(ErrorKind::InvalidArchive, "number in the header is not octal")),
         };
-        value = value.checked_mul(8).and_then(|v| v.checked_add(digit)).ok_or_else(too_large)?;
+        if value >> 60 != 0 {
+            return Err(too_large());
+        }
+        value = value << 3 | digit;
     }
     Ok(value)
 }

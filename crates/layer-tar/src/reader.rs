@@ -194,16 +194,17 @@ impl<R: BufRead> TarReader<R> {
         }
         let start = self.input.offset();
         let index = self.next_index;
+        let mut block = [0; BLOCK];
         if index >= self.options.max_entries {
             let kind = ErrorKind::LimitExceeded { limit: "max_entries" };
             // The end of the archive is not an entry too many.
-            return match self.read_extensions() {
+            return match self.read_extensions(&mut block) {
                 Ok(None) => Ok(false),
                 _ => Err(Error::new(kind, "too many entries").index(index).offset(start)),
             };
         }
         self.extensions.clear();
-        let Some((block, offset)) = self.read_extensions().map_err(|error| error.index(index))? else {
+        let Some(offset) = self.read_extensions(&mut block).map_err(|error| error.index(index))? else {
             if self.extensions.seen && self.options.strict {
                 let error = Error::new(ErrorKind::InvalidArchive, "extension headers belong to no entry");
                 return Err(error.index(index).offset(start));
@@ -217,36 +218,36 @@ impl<R: BufRead> TarReader<R> {
         Ok(true)
     }
 
-    /// Reads headers up to one that is an entry, and gives it with its own offset; [`None`] at the end.
-    fn read_extensions(&mut self) -> Result<Option<(Block, u64)>> {
+    /// Reads headers up to one that is an entry, and gives its own offset; [`None`] at the end.
+    fn read_extensions(&mut self, block: &mut Block) -> Result<Option<u64>> {
         loop {
             let offset = self.input.offset();
-            let Some(block) = self.read_header()? else { return Ok(None) };
-            let header = Header::parse(&block).map_err(|error| error.offset(offset))?;
+            if !self.read_header(block)? {
+                return Ok(None);
+            }
+            let header = Header::parse(block).map_err(|error| error.offset(offset))?;
             let kind = header.typeflag();
             if !matches!(kind, typeflag::PAX | typeflag::GNU_LONG_NAME | typeflag::GNU_LONG_LINK) {
-                return Ok(Some((block, offset)));
+                return Ok(Some(offset));
             }
             self.extensions.seen = true;
             self.read_extension(header).map_err(|error| error.offset(offset))?;
         }
     }
 
-    /// The next header block; [`None`] when two zero blocks or the end of the input say that there is none.
-    fn read_header(&mut self) -> Result<Option<Block>> {
-        let Some(block) = self.input.read_block()? else { return Ok(None) };
-        if block != [0; BLOCK] {
-            return Ok(Some(block));
+    /// Reads the next header; false when two zero blocks or the end of the input say that there is none.
+    fn read_header(&mut self, block: &mut Block) -> Result<bool> {
+        if !self.input.read_block(block)? {
+            return Ok(false);
+        }
+        if *block != [0; BLOCK] {
+            return Ok(true);
         }
         let offset = self.input.offset();
-        match self.input.read_block()? {
-            None => Ok(None),
-            Some(block) if block == [0; BLOCK] => Ok(None),
-            Some(_) => {
-                Err(Error::new(ErrorKind::InvalidArchive, "a single zero block between headers")
-                    .offset(offset))
-            }
+        if !self.input.read_block(block)? || *block == [0; BLOCK] {
+            return Ok(false);
         }
+        Err(Error::new(ErrorKind::InvalidArchive, "a single zero block between headers").offset(offset))
     }
 
     fn read_extension(&mut self, header: Header<'_>) -> Result<()> {
@@ -361,9 +362,11 @@ fn old_gnu_map<R: BufRead>(
     let real_size = u64::try_from(header.number(field::GNU_REAL_SIZE)?).map_err(|_| negative_size())?;
     let mut more = sparse::map_in_header(header.block(), extents)?;
     let mut extensions = 0;
+    let mut block = [0; BLOCK];
     while more {
-        let truncated = || Error::new(ErrorKind::Truncated, "archive ends inside a sparse map");
-        let block = input.read_block()?.ok_or_else(truncated)?;
+        if !input.read_block(&mut block)? {
+            return Err(Error::new(ErrorKind::Truncated, "archive ends inside a sparse map"));
+        }
         extensions += 1;
         more = sparse::map_in_extension(&block, extensions, extents)?;
     }

@@ -84,10 +84,9 @@ impl<R: BufRead> Input<R> {
         Ok(block)
     }
 
-    /// The next block of the archive; [`None`] when the archive ends in front of it.
-    pub(super) fn read_block(&mut self) -> Result<Option<Block>> {
+    /// Reads the next block of the archive; false when the archive ends in front of it.
+    pub(super) fn read_block(&mut self, block: &mut Block) -> Result<bool> {
         self.skip_payload()?;
-        let mut block = [0; BLOCK];
         let mut filled = 0;
         while filled < BLOCK {
             let bytes = self.available()?;
@@ -101,8 +100,8 @@ impl<R: BufRead> Input<R> {
             filled += n;
         }
         match filled {
-            0 => Ok(None),
-            BLOCK => Ok(Some(block)),
+            0 => Ok(false),
+            BLOCK => Ok(true),
             _ => Err(Error::new(ErrorKind::Truncated, "archive ends inside a header").offset(self.offset)),
         }
     }
