@@ -1,5 +1,6 @@
 //! Layers applied to a merged tree.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

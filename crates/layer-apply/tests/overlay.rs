@@ -1,5 +1,6 @@
 //! Layers made in overlayfs's form: the markers on disk, and the merged view as it is computed in process.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Layers that are applied before their parents are there, and mended after.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! What only root can do to a merged tree: owners, devices, capabilities.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

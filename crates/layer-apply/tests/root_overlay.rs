@@ -1,5 +1,6 @@
 //! Layers of overlayfs, judged by the kernel: what a mount shows is what was meant.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

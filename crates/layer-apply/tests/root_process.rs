@@ -1,5 +1,6 @@
 //! A process that is killed while it applies leaves no half target, and nothing that stays.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

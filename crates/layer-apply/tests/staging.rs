@@ -1,5 +1,6 @@
 //! A target appears whole or not at all.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
