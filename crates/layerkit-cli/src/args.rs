@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Commit(Commit),
     /// Show what an image is made of
     Inspect {
-        /// oci:DIR[:TAG], docker-archive:FILE, or the directory of an OCI layout
+        /// `oci:DIR[:TAG]`, `docker-archive:FILE`, or the directory of an OCI layout
         image: String,
     },
     /// Look after a content store
@@ -56,7 +56,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Unpack {
-    /// oci:DIR[:TAG], docker-archive:FILE, or the directory of an OCI layout
+    /// `oci:DIR[:TAG]`, `docker-archive:FILE`, or the directory of an OCI layout
     pub(crate) image: String,
     /// A directory that does not exist yet, or is empty
     pub(crate) dest: PathBuf,
@@ -152,7 +152,7 @@ pub(crate) enum BlobFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct Commit {
-    /// The image to append to: oci:DIR[:TAG], or the directory of an OCI layout
+    /// The image to append to: `oci:DIR[:TAG]`, or the directory of an OCI layout
     pub(crate) image: String,
     #[command(flatten)]
     pub(crate) changed: Changed,
