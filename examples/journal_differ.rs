@@ -4,7 +4,9 @@
 //! reads a small text form of such a journal, and the rest of the road (tar, gzip, digests, store, appliers) is
 //! layerkit's.
 //!
-//!     printf 'mkdir etc\nwrite etc/motd hello\nlink etc/issue ../motd\nrm tmp\n' | journal-differ > layer.tar
+//! ```sh
+//! printf 'mkdir etc\nwrite etc/motd hello\nlink etc/issue ../motd\nrm tmp\n' | journal-differ > layer.tar
+//! ```
 
 use std::{io::Read, process::ExitCode};
 
