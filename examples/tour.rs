@@ -15,7 +15,7 @@ use layerkit::{
     differ::{TreeDiffer, TreeOptions},
     overlay::{PlainDir, PlainDirOptions},
     store::{CheckOptions, LocalStore},
-    tar::compress::Gzip,
+    tar::{WriteOptions, compress::Gzip},
     unpack,
 };
 
@@ -45,7 +45,9 @@ fn tour() -> Result<()> {
     let found = table.step("copy files of this machine", || collect(&tree))?;
     table.size(found.files, found.bytes);
 
-    let gzip = DiffOptions::default().codec(Gzip::default());
+    // Times to the nanosecond, so that what is unpacked equals what was packed.
+    let exact = WriteOptions::default().nanoseconds(true);
+    let gzip = DiffOptions::default().codec(Gzip::default()).tar(exact.clone());
     let options = ImageCommitOptions::default().diff(gzip.clone()).created_by("tour");
     let layout = at("image");
     let base = table.step("commit them as an image (tar+gzip)", || {
@@ -67,7 +69,7 @@ fn tour() -> Result<()> {
     table.size(edits, 0);
 
     let now = Changed::in_tree(&changed).over([&tree]);
-    let tar = DiffOptions::default();
+    let tar = DiffOptions::default().tar(exact);
     let diffed =
         table.step("diff the changed tree (tar)", || diff_to_file(&now, &at("change.tar"), &tar, &Silent))?;
     table.size(diffed.report.changes(), found.bytes);
@@ -186,13 +188,12 @@ fn change(tree: &Path) -> Result<u64> {
     fs::hard_link(srv.join("new/deep/file"), srv.join("new/linked")).during("add a hard link")?;
     std::os::unix::fs::symlink("new/linked", srv.join("link")).during("add a link")?;
     let mut removed = 0;
-    for name in fs::read_dir(tree.join("etc")).during("list etc")?.flatten().take(5) {
+    let sources = SOURCES.map(|source| tree.join(source.trim_start_matches('/')));
+    let first = sources.iter().find_map(|dir| fs::read_dir(dir).ok());
+    for name in first.into_iter().flatten().flatten().take(5) {
         let path = name.path();
-        let gone = if path.is_dir() && !path.is_symlink() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
+        let is_dir = path.is_dir() && !path.is_symlink();
+        let gone = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed += u64::from(gone.is_ok());
     }
     Ok(6 + removed)
