@@ -325,8 +325,9 @@ impl<'m, F: Form> Engine<'m, F> {
 
     /// The names in the directory `dir`.
     pub(crate) fn names(&mut self, dir: DirId) -> Result<Vec<Box<[u8]>>> {
-        let path = self.dirs.get(dir).path.as_path();
-        names_in(self.dirs.fd(dir)).map_err(|e| Error::io("list directory", e).at(path))
+        let uid = self.kernel.uid;
+        let names = self.dirs.look(dir, uid, names_in);
+        names.map_err(|e| Error::io("list directory", e).at(self.dirs.get(dir).path.as_path()))
     }
 
     /// Says that an entry replaces `name` in `dir`: one of the same layer (`own`), or one of another spelling.

@@ -348,6 +348,10 @@ fn directories_keep_or_get_their_times() {
     for (name, want) in [("d", 77), ("e", 78), ("i", 0), ("n", 5), ("late", 9), ("d/new", 5), ("n/x", 6)] {
         assert_eq!(meta(place.path(name)).mtime(), want, "{name}");
     }
+    // A directory that became a link: its time is not set on where that leads.
+    let place = Place::new();
+    place.flatten(spec(), "o/ mtime 7; d/ mtime 5; d>o; l>gone; e/ mtime 5; e>gone").0.unwrap();
+    assert_eq!(meta(place.path("o")).mtime(), 7);
     let place = Place::with("d/ mtime 77");
     place.flatten(containerd(), "d/new:\"x\" mtime 5; n/ mtime 5; n/x:\"1\"; i/j:\"1\"").0.unwrap();
     assert!(meta(place.path("d")).mtime() > 1000, "containerd leaves it to the work done");

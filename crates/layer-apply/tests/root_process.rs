@@ -65,9 +65,9 @@ fn an_ordinary_user_gets_what_an_ordinary_user_can_have() {
     let tar = folder.path().join("layer.tar");
     let second = folder.path().join("second.tar");
     // Directories that keep their owner out, before and after their children.
-    let layer = "ro/ 0555 uid 1; ro/f:\"1\" 0444 uid 1 user.k=v; ro/sub/; ro/sub/g:\"2\" 0; none/ 0; late/h:\"3\"; late/ 0500; su:\"x\" 04755; C null 1:3; x:\"1\" 0 user.k=v security.foo=bar";
+    let layer = "ro/ 0555 uid 1; ro/f:\"1\" 0444 uid 1 user.k=v; ro/sub/; ro/sub/g:\"2\" 0; none/ 0; late/h:\"3\"; late/ 0500; nox/ 0600; nox/sub/; nox/sub/f:\"6\"; nox/gone:\"7\"; su:\"x\" 04755; C null 1:3; x:\"1\" 0 user.k=v security.foo=bar";
     fs::write(&tar, support::tar(layer)).unwrap();
-    fs::write(&second, support::tar("ro/more:\"4\"; none/in:\"5\"; wh:ro/sub; wh:late")).unwrap();
+    fs::write(&second, support::tar("ro/more:\"4\"; none/in:\"5\"; wh:ro/sub; wh:late; nox/sub/g:\"8\"; wh:nox/gone; ro/ 0555 user.n=w")).unwrap();
     let out = folder.path().join("out");
     fs::create_dir(&out).unwrap();
     std::os::unix::fs::chown(&out, Some(65534), Some(65534)).unwrap();
@@ -87,10 +87,14 @@ fn an_ordinary_user_gets_what_an_ordinary_user_can_have() {
     assert!(said.contains("owner not set") && said.contains("null: device node not made"), "{said}");
     assert_eq!(
         support::listing(&target),
-        support::sorted("none/; none/in:\"5\"; ro/; ro/f:\"1\"; ro/more:\"4\"; su:\"x\"; x:\"1\"")
+        support::sorted(
+            "none/; none/in:\"5\"; nox/; nox/sub/; nox/sub/f:\"6\"; nox/sub/g:\"8\"; ro/; ro/f:\"1\"; ro/more:\"4\"; su:\"x\"; x:\"1\""
+        )
     );
     use std::os::unix::fs::MetadataExt;
     let mode = |name: &str| support::meta(target.join(name)).mode() & 0o7777;
     assert_eq!((mode("ro"), mode("none"), mode("su"), mode("ro/f"), mode("x")), (0o555, 0, 0o4755, 0o444, 0));
+    assert_eq!((mode("nox"), mode("nox/sub")), (0o600, 0o755));
+    assert_eq!(support::xattr(&target.join("ro"), "user.n").as_deref(), Some(&b"w"[..]));
     assert_eq!(support::xattr(&target.join("ro/f"), "user.k").as_deref(), Some(&b"v"[..]));
 }

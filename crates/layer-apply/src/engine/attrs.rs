@@ -283,6 +283,9 @@ impl<F: Form> Engine<'_, F> {
             let dir = self.dirs.get_mut(id);
             (dir.uid, dir.gid) = (uid, gid);
         }
+        if attrs.has_xattrs() && !self.kernel.ignores_modes {
+            self.dirs.get_mut(id).unlock(self.kernel.uid);
+        }
         for (name, value) in &attrs.xattrs {
             if let Err(error) = fsetxattr(self.dirs.fd(id), &**name, value, XattrFlags::empty()) {
                 self.xattr_failed(path, name, error, true)?;

@@ -239,10 +239,10 @@ impl<F: Form> Engine<'_, F> {
                 // Either this directory keeps its owner out, or the one above it does.
                 let uid = self.kernel.uid;
                 let kernel = &mut self.kernel;
-                let (fd, stat) = self.dirs.work(dir, uid, |fd| kernel.force_open(fd, name)).map_err(at)?;
+                let (fd, locked) = self.dirs.work(dir, uid, |fd| kernel.force_open(fd, name)).map_err(at)?;
                 let found = self.admit(fd, path)?;
                 let opened = self.dirs.get_mut(found);
-                opened.mode_after = Some(stat.st_mode & 0o7777);
+                opened.mode_after = locked;
                 Ok(found)
             }
             opened => self.admit(opened.map_err(at)?, path),
@@ -320,8 +320,9 @@ impl<F: Form> Engine<'_, F> {
     /// What is at `name` in `dir`, not followed.
     pub(crate) fn stat(&mut self, dir: DirId, name: &[u8]) -> Result<Stat> {
         let path = self.dirs.join(dir, name)?;
-        statat(self.dirs.fd(dir), name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| Error::io("stat", e).at(path.as_path()))
+        let uid = self.kernel.uid;
+        let stat = self.dirs.look(dir, uid, |fd| statat(fd, name, AtFlags::SYMLINK_NOFOLLOW));
+        stat.map_err(|e| Error::io("stat", e).at(path.as_path()))
     }
 
     /// Whether an entry gave the directory `path` its times, so that they are kept in every profile.

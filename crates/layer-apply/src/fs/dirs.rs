@@ -87,7 +87,7 @@ impl OpenDir {
     }
 
     /// Lets the owner in, whom the mode keeps out. Whether that was possible, and of use.
-    fn unlock(&mut self, uid: u32) -> bool {
+    pub(crate) fn unlock(&mut self, uid: u32) -> bool {
         if self.uid != uid || self.mode & 0o700 == 0o700 {
             return false;
         }
@@ -274,10 +274,20 @@ impl Dirs {
         uid: u32,
         mut work: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
+        self.get_mut(id).touched = true;
+        self.look(id, uid, &mut work)
+    }
+
+    /// As [`Dirs::work`], where nothing is changed.
+    pub(crate) fn look<T>(
+        &mut self,
+        id: DirId,
+        uid: u32,
+        mut look: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
         let dir = self.get_mut(id);
-        dir.touched = true;
-        match work(dir.fd.as_fd()) {
-            Err(Errno::ACCESS) if dir.unlock(uid) => work(dir.fd.as_fd()),
+        match look(dir.fd.as_fd()) {
+            Err(Errno::ACCESS) if dir.unlock(uid) => look(dir.fd.as_fd()),
             result => result,
         }
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat, openat2},
+    fs::{AtFlags, Mode, OFlags, ResolveFlags, fstat, open, openat, openat2},
     io::Errno,
     process::{getegid, geteuid},
     thread::{CapabilitySet, capabilities},
@@ -169,17 +169,22 @@ impl Kernel {
         rustix::fs::removexattr(proc_path(&handle), attribute)
     }
 
-    /// Opens the directory `name` in `dir` for its owner, whom its mode keeps out, and gives the mode that it had.
-    pub(crate) fn force_open(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(OwnedFd, Stat), Errno> {
+    /// Opens the directory `name` in `dir` for its owner, whom its mode may keep out; then it is changed, and the
+    /// mode that it had comes with it.
+    pub(crate) fn force_open(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+    ) -> Result<(OwnedFd, Option<u32>), Errno> {
         let handle = openat(dir, name, HANDLE | OFlags::DIRECTORY, Mode::empty())?;
         let stat = fstat(&handle)?;
-        if stat.st_uid != self.uid || stat.st_mode & 0o700 == 0o700 {
-            return Err(Errno::ACCESS);
+        let mode = stat.st_mode & 0o7777;
+        let locked = stat.st_uid == self.uid && mode & 0o700 != 0o700;
+        if locked {
+            self.chmod(dir, name, mode | 0o700)?;
         }
-        self.chmod(dir, name, (stat.st_mode & 0o7777) | 0o700)?;
         // The handle is the directory that was looked at, whatever has the name by now.
-        let fd = openat(&handle, c".", DIRECTORY, Mode::empty())?;
-        Ok((fd, stat))
+        Ok((openat(&handle, c".", DIRECTORY, Mode::empty())?, locked.then_some(mode)))
     }
 }
 
