@@ -43,8 +43,8 @@
 //! - Touch anything outside the target, whatever names, links and orders the layer comes with. Paths are resolved
 //!   inside the target as in a chroot, component by component, by descriptors; nothing that a layer made is
 //!   opened, but directories and new files. Removal never crosses a mount point.
-//! - Show something half-made. A new target is made beside its place and appears whole or not at all. Only
-//!   [`FlatApplier`] on an existing directory works in place, and may leave it partly changed when it fails.
+//! - Show something half-made. A new target is made beside its place and appears whole or not at all
+//!   ([`StagedDir`] does the same for what is made of several layers). Only [`FlatApplier`] on an existing directory works in place, and may leave it partly changed when it fails.
 //! - Guess. A hard link without a target, a path through a file, a device number that the kernel would cut are
 //!   errors, with the entry and its offset; what is lost without harm is a warning to the
 //!   [`Monitor`](layer_model::Monitor).

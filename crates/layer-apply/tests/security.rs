@@ -503,3 +503,41 @@ fn a_file_of_the_target_is_not_written_through() {
     assert_eq!(fs::read(outside.join("precious")).unwrap(), b"keep");
     assert_eq!(fs::read(place.path("d/f")).unwrap(), b"new");
 }
+
+#[test]
+fn a_directory_that_others_swap_for_a_link_is_not_left_through_it() {
+    // CVE-2018-15664: between a look and the work somebody exchanges the directory and a link to the outside.
+    let place = Place::with("d/sub/x:\"1\"; link>../canary; canary2/");
+    let root = place.root();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let dir = fs::File::open(&root).unwrap();
+            while !stopped() {
+                let swap = rustix::fs::RenameFlags::EXCHANGE;
+                let _ = rustix::fs::renameat_with(&dir, "d", &dir, "link", swap);
+            }
+        });
+        let end = Instant::now() + Duration::from_secs(2);
+        let mut rounds = 0;
+        while Instant::now() < end {
+            for layer in [
+                "d/perm400:\"owned\" 0666; d/sub/file:\"owned\"; d/sub/ 0700",
+                "wh:d/perm400; opq:d; h=d/perm400; h:\"x\"",
+                "d/sub/a/b/c:\"1\"; wh:d/sub; wh:d/etc",
+                "link/sub/file:\"owned\"; link/sub/ 0777; wh:link/etc/passwd",
+            ] {
+                for features in [KernelFeatures::default(), KernelFeatures::oldest()] {
+                    // Errors are fine: the tree changes under the work.
+                    let applier = FlatApplier::new(ApplyOptions::new().kernel_features(features));
+                    let _ = applier.apply(&mut support::changes(layer), Base::Unknown, root.clone(), &Silent);
+                    rounds += 1;
+                }
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(rounds > 8);
+    });
+    place.outside_untouched();
+}
