@@ -67,6 +67,7 @@ use dir::Dir;
 use lock::{Edit, Turn};
 
 pub use check::{CheckOptions, CheckReport, Problem};
+pub use clock::rfc3339;
 pub use gc::{GcOptions, GcReport};
 pub use index::Tagged;
 pub use lease::{Lease, LeaseInfo, LeaseOptions};

@@ -365,6 +365,11 @@ impl ApplyOptions {
         self
     }
 
+    /// Where overlay markers go: the namespace set, else the one that this process may write.
+    pub fn chosen_namespace(&self) -> Namespace {
+        self.namespace.unwrap_or_else(Namespace::of_this_process)
+    }
+
     pub(crate) fn is_spec(&self) -> bool {
         self.profile == Profile::Spec
     }

@@ -142,7 +142,7 @@ impl<'m> OverlaySink<'m> {
         monitor: &'m dyn Monitor,
     ) -> Result<Self> {
         let mut kernel = Kernel::probe(options.kernel);
-        let namespace = namespace_for(&options);
+        let namespace = options.chosen_namespace();
         let stage = Stage::begin(target, &mut kernel)?;
         let root = stage.root().try_clone_to_owned().during("duplicate descriptor")?;
         let root = OpenDir::new(root, LayerPathBuf::root(), false)?;
@@ -182,11 +182,6 @@ impl LayerSink for OverlaySink<'_> {
         self.stage.publish(sync)?;
         Ok((applied, pending))
     }
-}
-
-/// Where markers go: where the caller says, else where the process may write them.
-fn namespace_for(options: &ApplyOptions) -> Namespace {
-    options.namespace.unwrap_or_else(Namespace::of_this_process)
 }
 
 /// The parents of a reconciliation.

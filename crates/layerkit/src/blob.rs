@@ -9,7 +9,7 @@ use std::{
 use layer_apply::{ApplyOptions, FlatApplier, OverlayApplier};
 use layer_model::{Applier, Base, Error, ErrorKind, IoContext, MediaType, Monitor, Result, Stack};
 use layer_tar::{BlobOptions, BlobSource, BlobSummary, LayerBlob, ReadOptions};
-use overlay_dir::{Namespace, OverlayDir, OverlayDirOptions};
+use overlay_dir::{OverlayDir, OverlayDirOptions};
 
 use crate::{Format, Image, LayerDescriptor};
 
@@ -145,7 +145,7 @@ pub fn apply_layer(
     let mut source = input.changes(options.read.clone(), monitor)?;
     let (entries, bytes) = match options.format {
         Format::Overlay => {
-            let namespace = Namespace::of_this_process();
+            let namespace = options.apply.chosen_namespace();
             let open = |dir: &PathBuf| {
                 let opened = OverlayDir::open(dir, OverlayDirOptions::default().namespace(namespace));
                 opened.map_err(|e| e.entry(dir.as_os_str().as_encoded_bytes()))

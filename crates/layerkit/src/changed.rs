@@ -89,26 +89,25 @@ impl Changed {
         monitor: &'m dyn Monitor,
     ) -> Result<DiffSource<'m>> {
         let jobs = jobs.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+        // `unpack` keeps every attribute that a layer has; so does the way back.
+        let (carried, trusted) = match profile {
+            Profile::Spec => (XattrPolicy::All, true),
+            Profile::Containerd => (XattrPolicy::CapabilityOnly, false),
+        };
         match self.form {
             UpperForm::Overlay => {
                 let upper = self.open_overlay(&self.dir, self.namespace)?;
                 let namespace = upper.namespace();
-                let mut options = UpperOptions::new().profile(profile).jobs(jobs);
-                if profile == Profile::Spec {
-                    // `unpack` keeps every attribute that a layer has; so does the way back.
-                    options = options.xattrs(XattrPolicy::All).keep_trusted(true);
-                }
+                let options =
+                    UpperOptions::new().profile(profile).jobs(jobs).xattrs(carried).keep_trusted(trusted);
                 let lowers = self.open_lowers(|dir| self.open_overlay(dir, Some(namespace)))?;
                 let upper = OverlayUpper::new(upper, OverlayUpperOptions::default())?;
                 UpperDiffer::new(options).changes(&upper, self.base_of(&lowers), monitor)
             }
             UpperForm::Tree => {
                 let tree = open_plain(&self.dir)?;
-                let mut options = TreeOptions::new().profile(profile).jobs(jobs);
-                if profile == Profile::Spec {
-                    // `unpack` keeps every attribute that a layer has; so does the way back.
-                    options = options.xattrs(XattrPolicy::All).keep_trusted(true);
-                }
+                let options =
+                    TreeOptions::new().profile(profile).jobs(jobs).xattrs(carried).keep_trusted(trusted);
                 let differ = TreeDiffer::new(options);
                 match &self.base {
                     // One directory is the merged tree itself, where a device 0:0 is a device.

@@ -151,7 +151,7 @@ fn add_to_config(config: &mut Value, layer: &LayerDescriptor, options: &ImageCom
     diff_ids.push(json!(layer.diff_id.as_str()));
     let mut entry = json!({ "created_by": options.created_by });
     if let Some(seconds) = options.created {
-        let time = rfc3339(seconds);
+        let time = content_store::local::rfc3339(seconds, 0);
         entry["created"] = json!(time);
         config["created"] = json!(time);
     }
@@ -182,38 +182,5 @@ fn architecture() -> &'static str {
         "powerpc64" => "ppc64le",
         "loongarch64" => "loong64",
         other => other,
-    }
-}
-
-/// A time of whole seconds as OCI documents have it (RFC 3339).
-fn rfc3339(seconds: i64) -> String {
-    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // The civil calendar, counted from 1 March of the year 0 in eras of 400 years.
-    let days = days + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_as_documents_have_them() {
-        for (seconds, want) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_500_000_001, "2017-07-14T02:40:01Z"),
-            (-1, "1969-12-31T23:59:59Z"),
-        ] {
-            assert_eq!(rfc3339(seconds), want);
-        }
     }
 }

@@ -100,7 +100,7 @@ pub fn unpack(
     let stage = StagedDir::begin(dest)?;
     let (xattrs, layers) = match options.format {
         Format::Overlay => {
-            let namespace = Namespace::of_this_process();
+            let namespace = options.apply.chosen_namespace();
             (Some(namespace.into()), unpack_overlay(image, &stage.path(), namespace, options, monitor)?)
         }
         Format::Flat => (None, unpack_flat(image, &stage.path(), options, monitor)?),
@@ -140,12 +140,7 @@ fn unpack_overlay(
     for (n, (Done { layer, pending, summary }, path)) in done.into_iter().zip(paths).enumerate() {
         let base = Base::from_stack(parents.as_ref());
         reconcile(&layer, &pending, base, &options.apply, monitor).map_err(|e| in_layer(e, image, n))?;
-        layers.push(StackLayer {
-            path,
-            diff_id: summary.diff_id,
-            digest: summary.digest,
-            size: summary.size,
-        });
+        layers.push(stack_layer(path, summary));
         parents = Some(match parents {
             Some(stack) => stack.with_nearest(layer),
             None => Stack::of(layer),
@@ -177,15 +172,14 @@ fn unpack_flat(
             summary_of(&source)
         };
         let summary = apply().map_err(|e| in_layer(e, image, n))?;
-        let path = PathBuf::from("rootfs");
-        layers.push(StackLayer {
-            path,
-            diff_id: summary.diff_id,
-            digest: summary.digest,
-            size: summary.size,
-        });
+        layers.push(stack_layer("rootfs".into(), summary));
     }
     Ok(layers)
+}
+
+fn stack_layer(path: PathBuf, summary: BlobSummary) -> StackLayer {
+    let BlobSummary { diff_id, digest, size, .. } = summary;
+    StackLayer { path, diff_id, digest, size }
 }
 
 /// `layers/NN-HEX`: the number of the layer, and the start of its diff id.

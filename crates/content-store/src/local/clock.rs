@@ -8,13 +8,17 @@ const DAY: i64 = 86_400;
 pub(super) fn format(time: SystemTime) -> String {
     // What lies before 1970 or is not to be said in an i64 is no time of a store.
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let secs = i64::try_from(since.as_secs()).unwrap_or_default();
+    rfc3339(i64::try_from(since.as_secs()).unwrap_or_default(), since.subsec_nanos())
+}
+
+/// A time as OCI documents have it: seconds since 1970, and nanoseconds after that, in RFC 3339.
+pub fn rfc3339(secs: i64, nanos: u32) -> String {
     let (year, month, day) = date(secs.div_euclid(DAY));
     let of_day = secs.rem_euclid(DAY);
     let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
     let mut text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
-    if since.subsec_nanos() != 0 {
-        let fraction = format!(".{:09}", since.subsec_nanos());
+    if nanos != 0 {
+        let fraction = format!(".{nanos:09}");
         text.push_str(fraction.trim_end_matches('0'));
     }
     text.push('Z');
@@ -99,6 +103,18 @@ mod tests {
             let time = UNIX_EPOCH + Duration::new(secs, nanos);
             assert_eq!(format(time), text);
             assert_eq!(parse(text), Some(time));
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_documents_have_them() {
+        for (seconds, want) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_500_000_001, "2017-07-14T02:40:01Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(seconds, 0), want);
         }
     }
 
