@@ -12,6 +12,7 @@
 
 mod codec;
 mod gzip;
+mod noise;
 mod workers;
 mod writer;
 #[cfg(feature = "zstd")]

@@ -6,12 +6,12 @@ use layer_model::{
     Action, Change, Content, Device, Entry, EntryKind, Error, ErrorKind, IoContext, LayerPath, LayerSink,
     Metadata, Monitor, Result, Timestamp, Warning, WarningKind, Xattrs,
     change::{OPAQUE_WHITEOUT, WHITEOUT_PREFIX, whiteout_path},
-    content::Body,
+    content::{Body, ReadAt},
     metadata::MODE_MASK,
 };
 
 use crate::{
-    WriteOptions,
+    BlobWriter, WriteOptions,
     encode::{END, EntryHeader, is_pax_key},
     header::{padding, typeflag},
 };
@@ -37,8 +37,13 @@ pub struct TarSink<'m, W> {
     header: Vec<u8>,
     kept: Xattrs,
     piece: Vec<u8>,
+    copy: CopyPiece<W>,
     summary: TarSummary,
 }
+
+/// Copies some bytes of a file, at an offset and at most as many as given, to the writer; the buffer is for what
+/// has none of its own. Returns how many those were, 0 at the end of the file.
+type CopyPiece<W> = fn(&mut W, &mut Vec<u8>, &dyn ReadAt, u64, u64) -> Result<usize>;
 
 /// What a [`TarSink`] wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -51,7 +56,8 @@ pub struct TarSummary {
 }
 
 impl<'m, W: Write> TarSink<'m, W> {
-    /// Writes to `out`, which should have a buffer of its own or be a [`BlobWriter`](crate::BlobWriter).
+    /// Writes to `out`, which should have a buffer of its own. For a [`BlobWriter`] there is
+    /// [`TarSink::to_blob`].
     pub fn new(out: W, options: WriteOptions, monitor: &'m dyn Monitor) -> Self {
         Self {
             out,
@@ -61,10 +67,31 @@ impl<'m, W: Write> TarSink<'m, W> {
             header: Vec::new(),
             kept: Xattrs::new(),
             piece: Vec::new(),
+            copy: |out, piece, file, offset, most| {
+                piece.resize(PIECE, 0);
+                let want = PIECE.min(usize::try_from(most).unwrap_or(PIECE));
+                let n = read_at(file, &mut piece[..want], offset)?;
+                out.write_all(&piece[..n]).during("write layer tar")?;
+                Ok(n)
+            },
             summary: TarSummary::default(),
         }
     }
+}
 
+impl<'m, W: Write> TarSink<'m, BlobWriter<W>> {
+    /// Writes into `blob`: as [`TarSink::new`], and files are read right into the memory that is compressed and
+    /// hashed.
+    pub fn to_blob(blob: BlobWriter<W>, options: WriteOptions, monitor: &'m dyn Monitor) -> Self {
+        let copy: CopyPiece<_> = |blob: &mut BlobWriter<W>, _, file, offset, most| {
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
+            blob.fill_with(most, |memory| read_at(file, memory, offset))
+        };
+        Self { copy, ..Self::new(blob, options, monitor) }
+    }
+}
+
+impl<W: Write> TarSink<'_, W> {
     /// Writes a deletion or an opaque mark: an empty file that root owns, without any permission, at the epoch.
     fn marker(&mut self) -> Result<()> {
         let header = EntryHeader {
@@ -180,20 +207,12 @@ impl<'m, W: Write> TarSink<'m, W> {
             (len, Body::Range { file, offset }) => {
                 let mut done = 0;
                 while done < len {
-                    let want = PIECE.min(usize::try_from(len - done).unwrap_or(PIECE));
-                    if self.piece.len() < want {
-                        self.piece.resize(want, 0);
-                    }
-                    let n = match file.read_at(&mut self.piece[..want], offset + done) {
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                        read => read.during("read content")?,
-                    };
+                    let n = (self.copy)(out, &mut self.piece, file, offset + done, len - done)?;
                     if n == 0 {
                         let message =
                             format!("file became shorter while it was read: {} bytes missing", len - done);
                         return Err(Error::new(ErrorKind::FileChanged, message));
                     }
-                    out.write_all(&self.piece[..n]).during("write layer tar")?;
                     done += n as u64;
                 }
             }
@@ -211,6 +230,15 @@ impl<'m, W: Write> TarSink<'m, W> {
         out.write_all(&END[..padding]).during("write layer tar")?;
         self.summary.size += len + padding as u64;
         Ok(())
+    }
+}
+
+fn read_at(file: &dyn ReadAt, buf: &mut [u8], offset: u64) -> Result<usize> {
+    loop {
+        match file.read_at(buf, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read.during("read content"),
+        }
     }
 }
 

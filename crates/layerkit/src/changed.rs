@@ -3,7 +3,6 @@
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    thread,
 };
 
 use layer_model::{Base, Error, Monitor, Profile, Result, Stack};
@@ -88,7 +87,6 @@ impl Changed {
         jobs: Option<NonZeroUsize>,
         monitor: &'m dyn Monitor,
     ) -> Result<DiffSource<'m>> {
-        let jobs = jobs.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
         // `unpack` keeps every attribute that a layer has; so does the way back.
         let (carried, trusted) = match profile {
             Profile::Spec => (XattrPolicy::All, true),
@@ -98,16 +96,20 @@ impl Changed {
             UpperForm::Overlay => {
                 let upper = self.open_overlay(&self.dir, self.namespace)?;
                 let namespace = upper.namespace();
-                let options =
-                    UpperOptions::new().profile(profile).jobs(jobs).xattrs(carried).keep_trusted(trusted);
+                let mut options = UpperOptions::new().profile(profile).xattrs(carried).keep_trusted(trusted);
+                if let Some(jobs) = jobs {
+                    options = options.jobs(jobs);
+                }
                 let lowers = self.open_lowers(|dir| self.open_overlay(dir, Some(namespace)))?;
                 let upper = OverlayUpper::new(upper, OverlayUpperOptions::default())?;
                 UpperDiffer::new(options).changes(&upper, self.base_of(&lowers), monitor)
             }
             UpperForm::Tree => {
                 let tree = open_plain(&self.dir)?;
-                let options =
-                    TreeOptions::new().profile(profile).jobs(jobs).xattrs(carried).keep_trusted(trusted);
+                let mut options = TreeOptions::new().profile(profile).xattrs(carried).keep_trusted(trusted);
+                if let Some(jobs) = jobs {
+                    options = options.jobs(jobs);
+                }
                 let differ = TreeDiffer::new(options);
                 match &self.base {
                     // One directory is the merged tree itself, where a device 0:0 is a device.

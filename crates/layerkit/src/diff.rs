@@ -25,7 +25,8 @@ pub struct DiffOptions {
     pub tar: WriteOptions,
     /// How the tar is compressed. Default: not at all.
     pub codec: Arc<dyn Codec>,
-    /// How many threads walk, and how many compress. Default: as many as the machine has processors.
+    /// How many threads walk, and how many compress. Default: half as many as the machine has processors walk, and
+    /// as many compress.
     pub jobs: Option<NonZeroUsize>,
 }
 
@@ -118,7 +119,7 @@ pub fn diff<W: Write>(
     let mut blob = BlobWriterOptions::default();
     blob.jobs = options.jobs.map_or(blob.jobs, NonZeroUsize::get);
     let blob = BlobWriter::new(out, options.codec.clone(), blob)?;
-    let sink = TarSink::new(blob, options.tar.clone(), monitor);
+    let sink = TarSink::to_blob(blob, options.tar.clone(), monitor);
     let (blob, _) = road::pump(&mut source, sink, monitor)?;
     let (out, summary) = blob.finish()?;
     Ok((out, Diffed { layer: summary.into(), report: source.report().clone() }))

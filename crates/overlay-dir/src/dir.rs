@@ -79,7 +79,33 @@ impl Dir {
     }
 
     /// All names as they are on disk, in no order, without `.` and `..`.
-    pub(crate) fn raw_names(&self) -> Result<Vec<Box<[u8]>>> {
+    fn raw_names(&self) -> Result<Vec<Box<[u8]>>> {
+        let mut names = Vec::new();
+        self.list(|name, _| {
+            names.push(name.into());
+            Ok(())
+        })?;
+        Ok(names)
+    }
+
+    /// The names of the directories in this one, in no order.
+    pub(crate) fn subdirectories(&self) -> Result<Vec<Box<[u8]>>> {
+        let mut names = Vec::new();
+        self.list(|name, mut kind| {
+            // Not every file system keeps the type beside the name.
+            if kind == FileType::Unknown {
+                let stat = self.stat(name)?;
+                kind = stat.map_or(kind, |stat| FileType::from_raw_mode(stat.stx_mode.into()));
+            }
+            if kind == FileType::Directory {
+                names.push(name.into());
+            }
+            Ok(())
+        })?;
+        Ok(names)
+    }
+
+    fn list(&self, mut each: impl FnMut(&[u8], FileType) -> Result<()>) -> Result<()> {
         // A descriptor of its own: the position in a directory belongs to the open file, and this directory
         // may be listed by several threads.
         let listing =
@@ -88,31 +114,22 @@ impl Dir {
                 .map_err(|e| self.at(e, b"."))?;
         let mut buf = Vec::with_capacity(LISTING);
         let mut entries = RawDir::new(listing, buf.spare_capacity_mut());
-        let mut names = Vec::new();
         while let Some(entry) = entries.next() {
             let entry = entry.during("read directory").map_err(|e| self.at(e, b"."))?;
             match entry.file_name().to_bytes() {
                 b"." | b".." => {}
-                name => names.push(name.into()),
+                name => each(name, entry.file_type())?,
             }
         }
-        Ok(names)
+        Ok(())
     }
 
-    /// The type of `name` as it is on disk.
-    pub(crate) fn kind_of(&self, name: &[u8]) -> Result<Option<NodeKind>> {
-        match self.stat(name)? {
-            Some(stat) => self.kind(name, &stat),
-            None => Ok(None),
-        }
-    }
-
-    /// The names of the attributes of `name` as they are on disk, each with a NUL after it.
-    pub(crate) fn attribute_names(&self, name: &[u8]) -> Result<Vec<u8>> {
-        let Some(kind) = self.kind_of(name)? else { return Ok(Vec::new()) };
-        let names =
-            self.attributes(name, &kind).and_then(|found| found.map_or(Ok(Vec::new()), |a| a.names()));
-        names.during("read extended attributes").map_err(|e| self.at(e, name))
+    /// The names of the attributes of the directory as they are on disk, each with a NUL after it.
+    pub(crate) fn attribute_names(&self) -> Result<Vec<u8>> {
+        let names = self
+            .attributes(b".", &NodeKind::Directory)
+            .and_then(|found| found.map_or(Ok(Vec::new()), |attributes| attributes.names()));
+        names.during("read extended attributes").map_err(|e| self.at(e, b"."))
     }
 
     /// Opens the directory `name`.

@@ -1,6 +1,6 @@
 //! The two places where overlayfs keeps its extended attributes.
 
-use layer_model::{Error, ErrorKind, NodeKind, Result};
+use layer_model::{Error, ErrorKind, Result};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::{dir::Dir, proc, xattr};
@@ -62,32 +62,28 @@ impl Namespace {
     /// Finds out which namespace the layer below `root` uses.
     ///
     /// Overlayfs leaves `uuid`, `impure` or `origin` on the root of an upper directory as soon as something
-    /// was copied up. Where the root has none of them the tree is searched until an entry has one; a tree
-    /// without any is [`Namespace::Trusted`], or [`Namespace::User`] to a process that cannot see the other.
+    /// was copied up to it. Where the root has none of them, the directories below are searched until one has: a
+    /// file with an `origin` is in a directory that is `impure` (`ovl_set_impure` in the kernel's
+    /// `fs/overlayfs`), so that files need no look. A tree without any is [`Namespace::Trusted`], or
+    /// [`Namespace::User`] to a process that cannot see the other.
     pub(crate) fn detect(root: Dir) -> Result<Self> {
         if Self::Trusted.check_readable().is_err() {
             return Ok(Self::User);
         }
-        if let Some(found) = Self::of_entry(&root, b".")? {
-            return Ok(found);
-        }
         let mut open = vec![root];
         while let Some(dir) = open.pop() {
-            for name in dir.raw_names()? {
-                let Some(kind) = dir.kind_of(&name)? else { continue };
-                if let Some(found) = Self::of_entry(&dir, &name)? {
-                    return Ok(found);
-                }
-                if kind == NodeKind::Directory {
-                    open.push(dir.open_below(&name)?);
-                }
+            if let Some(found) = Self::of_directory(&dir)? {
+                return Ok(found);
+            }
+            for name in dir.subdirectories()? {
+                open.push(dir.open_below(&name)?);
             }
         }
         Ok(Self::Trusted)
     }
 
-    fn of_entry(dir: &Dir, name: &[u8]) -> Result<Option<Self>> {
-        let names = dir.attribute_names(name)?;
+    fn of_directory(dir: &Dir) -> Result<Option<Self>> {
+        let names = dir.attribute_names()?;
         let evidence = [&b"uuid"[..], b"impure", b"origin"];
         Ok([Self::Trusted, Self::User].into_iter().find(|namespace| {
             xattr::split(&names)

@@ -225,7 +225,7 @@ fn owners_are_those_of_the_container() {
 
 #[test]
 fn the_namespace_is_found_by_what_overlayfs_leaves() {
-    for entry in [".", "d", "d/e/f"] {
+    for (entry, evidence) in [(".", "origin"), ("d", "origin"), ("d/e", "impure")] {
         let temp = tempfile::tempdir().unwrap();
         write(temp.path().join("d/e/f"), "x");
         let default = || OverlayDir::open(temp.path(), OverlayDirOptions::default()).unwrap().namespace();
@@ -233,8 +233,8 @@ fn the_namespace_is_found_by_what_overlayfs_leaves() {
         assert_eq!(default(), if privileged { Namespace::Trusted } else { Namespace::User });
         set_xattr(&temp.path().join("d"), "user.overlay.opaque", b"y");
         assert_eq!(default() == Namespace::Trusted, privileged, "opaque may be data");
-        set_xattr(&temp.path().join(entry), "user.overlay.origin", b"");
-        assert_eq!(default(), Namespace::User, "origin at {entry}");
+        set_xattr(&temp.path().join(entry), &format!("user.overlay.{evidence}"), b"");
+        assert_eq!(default(), Namespace::User, "{evidence} at {entry}");
     }
 }
 

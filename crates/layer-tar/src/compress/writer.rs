@@ -108,6 +108,27 @@ impl<W: Write> BlobWriter<W> {
         })
     }
 
+    /// Has `read` put up to `most` bytes of content into the writer's own memory, which spares a copy of them,
+    /// and writes as many as it says. Returns that number, which is 0 only where `read` gave 0 or `most` is.
+    ///
+    /// # Errors
+    /// Those of `read`, after which one can go on, of the encoder, and of the writer.
+    pub fn fill_with(&mut self, most: usize, read: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<usize> {
+        if self.failed {
+            return Err(Error::new(ErrorKind::FailedPrecondition, "writing the blob has failed before"));
+        }
+        let block = self.block.get_or_insert_with(|| self.pool.take());
+        let room = most.min(self.block_len - self.filled);
+        let n = read(&mut block.as_mut()[self.filled..][..room])?.min(room);
+        self.filled += n;
+        if self.filled == self.block_len {
+            self.failed = true;
+            self.end_block()?;
+            self.failed = false;
+        }
+        Ok(n)
+    }
+
     /// Writes what is left, and gives the writer back with the digests of both sides.
     ///
     /// # Errors
@@ -173,21 +194,11 @@ fn put(out: &mut impl Write, hasher: &mut Option<Hasher>, bytes: &Chunk) -> Resu
 
 impl<W: Write> Write for BlobWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.failed {
-            return Err(
-                Error::new(ErrorKind::FailedPrecondition, "writing the blob has failed before").into()
-            );
-        }
-        let block = self.block.get_or_insert_with(|| self.pool.take());
-        let n = bytes.len().min(self.block_len - self.filled);
-        block.as_mut()[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
-        self.filled += n;
-        if self.filled == self.block_len {
-            self.failed = true;
-            self.end_block()?;
-            self.failed = false;
-        }
-        Ok(n)
+        let copy = |memory: &mut [u8]| {
+            memory.copy_from_slice(&bytes[..memory.len()]);
+            Ok(memory.len())
+        };
+        Ok(self.fill_with(bytes.len(), copy)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
