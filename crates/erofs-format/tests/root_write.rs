@@ -51,7 +51,8 @@ fn the_kernel_shows_what_was_written() {
         for streamed in [false, true] {
             eprintln!("{name}{}", if streamed { ", streamed" } else { "" });
             let path = folder.path().join("image");
-            let out = fs::File::create(&path).unwrap();
+            let out =
+                fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
             let summary = if streamed {
                 stream_of(&source, &options, out).1
             } else {

@@ -20,7 +20,10 @@ use rustix::{
 };
 
 use self::walk::Alias;
-pub(crate) use self::{attrs::Attrs, link::LateLink};
+pub(crate) use self::{
+    attrs::Attrs,
+    link::{LateLink, invalid, missing},
+};
 use crate::{
     budget::Budget,
     fs::{
@@ -28,16 +31,8 @@ use crate::{
         kernel::{DIRECTORY, Kernel},
     },
     options::{ApplyOptions, DevicePolicy},
+    walk::Below,
 };
-
-/// What lies below a name that the target does not have itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Below {
-    Nothing,
-    Directory,
-    Link(Box<[u8]>),
-    Other,
-}
 
 /// What was found where something new shall be, and what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

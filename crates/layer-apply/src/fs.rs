@@ -5,7 +5,7 @@
 //! - Everything is relative to the root's descriptor. Nothing is ever opened by a longer name than a single
 //!   component, but for paths that the kernel itself keeps inside (`openat2` with `RESOLVE_IN_ROOT`) and that
 //!   have no links.
-//! - Links are read and expanded in this process ([`crate::engine::walk`]): absolute targets restart at the root, `..`
+//! - Links are read and expanded in this process ([`crate::walk`]): absolute targets restart at the root, `..`
 //!   at the root stays there, at most 255 of them in one resolution.
 //! - Descriptors are kept, never resolved names, and only for paths without links ([`dirs`]).
 //! - Every call that changes something names its object by the parent's descriptor and the last component, and
@@ -21,6 +21,7 @@
 
 pub(crate) mod dirs;
 pub(crate) mod kernel;
+pub(crate) mod new_file;
 mod raw;
 pub(crate) mod remove;
 pub(crate) mod stage;

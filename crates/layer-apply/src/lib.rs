@@ -86,18 +86,31 @@ mod data;
 #[cfg(target_os = "linux")]
 mod engine;
 #[cfg(target_os = "linux")]
+mod erofs;
+#[cfg(target_os = "linux")]
 mod flat;
 #[cfg(target_os = "linux")]
 mod fs;
 #[cfg(target_os = "linux")]
+mod lowers;
+#[cfg(target_os = "linux")]
 mod options;
 #[cfg(target_os = "linux")]
 mod overlay;
+#[cfg(target_os = "linux")]
+mod walk;
 
 #[cfg(target_os = "linux")]
 pub use self::{
+    erofs::{
+        BlobOutput, ErofsApplier, ErofsImage, ErofsOptions, ErofsSink, ErofsWritten, PlainErofs, Whiteouts,
+        erofs_error,
+    },
     flat::{FlatApplier, FlatSink},
-    fs::stage::{STAGING_PREFIX, StagedDir},
+    fs::{
+        new_file::write_file,
+        stage::{STAGING_PREFIX, StagedDir},
+    },
     options::{ApplyOptions, DevicePolicy, KernelFeatures, Limits, OverlayXattrs, WhiteoutForm, XattrPolicy},
     overlay::{OverlayApplier, OverlaySink, Pending, reconcile},
 };

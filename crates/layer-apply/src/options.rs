@@ -27,6 +27,7 @@ pub struct ApplyOptions {
     pub(crate) strict: bool,
     pub(crate) sync: bool,
     pub(crate) no_xdev: bool,
+    pub(crate) keep_early_times: bool,
     pub(crate) kernel: KernelFeatures,
 }
 
@@ -62,6 +63,8 @@ pub enum OverlayXattrs {
     /// `user.overlay.overlay.x`). That exists for the namespace of the layer's own markers only; names in the
     /// other one are left out.
     Escape,
+    /// Stored as they are: markers of the layer's author, who is trusted.
+    Keep,
 }
 
 /// What happens to block and character devices.
@@ -219,6 +222,7 @@ impl Default for ApplyOptions {
             strict: false,
             sync: false,
             no_xdev: false,
+            keep_early_times: false,
             kernel: KernelFeatures::default(),
         }
     }
@@ -355,6 +359,13 @@ impl ApplyOptions {
     #[must_use]
     pub fn no_xdev(mut self, on: bool) -> Self {
         self.no_xdev = on;
+        self
+    }
+
+    /// Whether times before 1970 are set. Default: they become 1970, as in containerd.
+    #[must_use]
+    pub fn keep_early_times(mut self, keep: bool) -> Self {
+        self.keep_early_times = keep;
         self
     }
 

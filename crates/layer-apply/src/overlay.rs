@@ -15,11 +15,12 @@ use layer_model::{
 use overlay_dir::{Namespace, OverlayDir, OverlayDirOptions, Owners};
 use rustix::fs::{Mode, OFlags, openat};
 
-use self::form::{OverlayForm, Parents};
+use self::form::OverlayForm;
 pub use self::reconcile::{Pending, reconcile};
 use crate::{
     engine::{Engine, Form},
     fs::{dirs::OpenDir, kernel::Kernel, stage::Stage},
+    lowers::Parents,
     options::ApplyOptions,
 };
 

@@ -75,6 +75,8 @@ pub struct Origin {
     pub index: u64,
     /// The offset of the entry's first header in the uncompressed archive, where the input is one.
     pub offset: Option<u64>,
+    /// Where the stored content of a file begins in there, without its holes.
+    pub data_offset: Option<u64>,
 }
 
 impl<'a> Change<'a> {

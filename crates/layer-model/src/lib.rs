@@ -59,6 +59,7 @@ pub mod road;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tree;
+pub mod walk;
 
 pub use change::{Action, Change, Entry, EntryKind, Origin};
 pub use content::{Content, ReadAt};
@@ -73,3 +74,4 @@ pub use path::{LayerPath, LayerPathBuf};
 pub use profile::Profile;
 pub use road::{LayerSink, LayerSource};
 pub use tree::{LayerDir, LayerTree, Node, NodeKind};
+pub use walk::TreeSource;

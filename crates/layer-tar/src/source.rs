@@ -306,7 +306,8 @@ impl<R: BufRead> LayerSource for TarSource<'_, R> {
         let Some((meaning, metadata)) = self.next_meaning()? else { return Ok(None) };
         let Self { reader, spool, path, link, xattrs, .. } = self;
         let raw = reader.entry();
-        let origin = Origin { index: raw.index, offset: Some(raw.header_offset) };
+        let data_offset = matches!(meaning, Meaning::Upsert(Kind::File)).then_some(raw.data_offset);
+        let origin = Origin { index: raw.index, offset: Some(raw.header_offset), data_offset };
         let entry = |kind| Entry::new(kind, metadata).with_xattrs(xattrs);
         let action = match meaning {
             Meaning::Remove => Action::Remove,

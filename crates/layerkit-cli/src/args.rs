@@ -1,5 +1,7 @@
 //! The command line, as scripts rely on it.
 
+pub(crate) mod erofs;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -50,6 +52,8 @@ pub(crate) enum Command {
         /// `oci:DIR[:TAG]`, `docker-archive:FILE`, or the directory of an OCI layout
         image: String,
     },
+    /// Build, read, check, merge and protect EROFS images
+    Erofs(erofs::Erofs),
     /// Look after a content store
     Store(Store),
 }

@@ -3,6 +3,7 @@
 mod apply;
 mod commit;
 mod diff;
+mod erofs;
 mod image;
 mod mount;
 mod store;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: Command, global: &Global) -> Result<Outcome> {
         Command::Apply(args) => apply::apply(&args, global),
         Command::Diff(args) => diff::diff(&args, global),
         Command::Commit(args) => commit::commit(&args, global),
+        Command::Erofs(args) => erofs::erofs(args, global),
         Command::Store(args) => store::store(args, global),
     }
 }

@@ -64,7 +64,15 @@ impl LayerInput {
     /// [`ErrorKind::UnsupportedMediaType`](layer_model::ErrorKind::UnsupportedMediaType), and those of the first
     /// bytes.
     pub fn changes(self, read: ReadOptions, monitor: &dyn Monitor) -> Result<BlobSource<'_>> {
-        LayerBlob::open(self.reader, &self.media_type, self.options, monitor)?.into_source(read)
+        self.content(monitor)?.into_source(read)
+    }
+
+    /// The layer as the processors leave it: uncompressed.
+    ///
+    /// # Errors
+    /// As [`LayerInput::changes`].
+    pub fn content(self, monitor: &dyn Monitor) -> Result<LayerBlob<'_>> {
+        LayerBlob::open(self.reader, &self.media_type, self.options, monitor)
     }
 }
 

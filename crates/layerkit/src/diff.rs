@@ -13,7 +13,7 @@ use layer_tar::{
 use overlay_diff::DiffReport;
 use serde::{Serialize, Serializer};
 
-use crate::{Changed, output_file::write_file};
+use crate::{Changed, write_file};
 
 /// How a layer blob is made.
 #[derive(Clone, Debug)]

@@ -45,14 +45,15 @@ mod changed;
 mod commit;
 mod diff;
 mod docker_archive;
+pub mod erofs;
 mod image;
 mod image_ref;
 mod mount;
-mod output_file;
 mod stack_file;
 mod unpack;
 
 pub use content_store as store;
+pub use erofs_format as format;
 pub use layer_apply as apply;
 pub use layer_model as model;
 pub use layer_mounts as mounts;
@@ -66,13 +67,13 @@ pub use commit::{CommittedImage, ImageCommitOptions, commit, commit_new};
 pub use diff::{DiffOptions, Diffed, LayerDescriptor, diff, diff_to_file, diff_to_store};
 pub use image::{Image, ImageLayer};
 pub use image_ref::ImageRef;
+pub use layer_apply::write_file;
 pub use layer_model::{
     Applied, Applier, Base, Change, Content, Differ, Digest, Entry, EntryKind, Error, ErrorKind, IoContext,
     LayerPath, LayerPathBuf, LayerSink, LayerSource, MediaType, Metadata, Monitor, Profile, Result, Silent,
     Stack, Warning,
 };
 pub use mount::{Upper, mount, umount};
-pub use output_file::write_file;
 pub use overlay_dir::OverlayDir;
 pub use stack_file::{Format, STACK_FILE, StackFile, StackLayer, XattrNamespace};
 pub use unpack::{UnpackOptions, unpack};

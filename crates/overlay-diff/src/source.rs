@@ -459,7 +459,7 @@ impl LayerSource for DiffSource<'_> {
             }
         }
         let Some(lent) = &self.lent else { return Ok(None) };
-        let origin = Origin { index: self.given, offset: None };
+        let origin = Origin { index: self.given, ..Origin::default() };
         self.given += 1;
         Ok(Some(lent.change()?.from_origin(origin)))
     }

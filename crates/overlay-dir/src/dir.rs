@@ -23,7 +23,7 @@ use rustix::{
 
 use crate::{
     Owners, proc,
-    read::{View, decode},
+    read::{RawXattrs, View, decode},
     xattr::{self, Attributes},
 };
 
@@ -208,13 +208,9 @@ impl Dir {
     }
 
     /// The way to the attributes of `name`, a file of that type; [`None`] when it is gone.
-    fn attributes(&self, name: &[u8], kind: &NodeKind) -> io::Result<Option<Attributes>> {
+    fn attributes<'a>(&'a self, name: &'a [u8], kind: &NodeKind) -> io::Result<Option<Attributes<'a>>> {
         if self.tree.has_proc {
-            let mut path = proc::path_of(self.fd.as_fd()).into_bytes();
-            path.reserve_exact(1 + name.len());
-            path.push(b'/');
-            path.extend_from_slice(name);
-            return Ok(Some(Attributes::Path(path)));
+            return Ok(Some(Attributes::Entry { dir: self.fd.as_fd(), name }));
         }
         match kind {
             NodeKind::Directory | NodeKind::File { .. } => {

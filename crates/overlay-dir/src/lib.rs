@@ -42,14 +42,14 @@
 //! following links: no path is ever put together from strings, so that nothing outside the layer can be
 //! reached by swapping a component for a link. Devices, FIFOs and sockets are never opened.
 //!
-//! An entry costs one `statx` and one `llistxattr`, and one `lgetxattr` for each attribute whose value
-//! counts. Linux has no call that lists the attributes of a name below a descriptor before 6.13
-//! (`listxattrat`), so the path given is `/proc/thread-self/fd/N/name`. Where `/proc` is not mounted,
+//! An entry costs one `statx` and one `listxattrat`, and one `lgetxattr` for each attribute whose value
+//! counts. The second came with Linux 6.13; before, and for the third, the path given is
+//! `/proc/thread-self/fd/N/name`, which takes four times as long. Where `/proc` is not mounted,
 //! regular files and directories are opened for it, and other files show no attributes: those that a layer
 //! carries (`user.*`, `security.capability`) exist on regular files and directories only.
 //!
 //! [`LayerTree`]: layer_model::LayerTree
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![cfg(target_os = "linux")]
 
 mod dir;
@@ -59,6 +59,7 @@ mod overlay;
 mod owners;
 mod plain;
 mod proc;
+mod raw;
 mod read;
 mod upper;
 mod xattr;
@@ -67,4 +68,5 @@ pub use namespace::Namespace;
 pub use overlay::{OverlayDir, OverlayDirOptions};
 pub use owners::Owners;
 pub use plain::{PlainDir, PlainDirOptions};
+pub use read::{Decoded, decode_xattrs};
 pub use upper::{OverlayFeatures, OverlayUpper, OverlayUpperOptions, RedirectDir};

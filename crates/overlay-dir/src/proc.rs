@@ -23,6 +23,11 @@ pub(crate) fn path_of(fd: BorrowedFd<'_>) -> String {
     format!("/proc/thread-self/fd/{}", fd.as_raw_fd())
 }
 
+/// The path that stands for `name` in the directory `dir`.
+pub(crate) fn path_of_entry(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+    [path_of(dir).as_bytes(), b"/", name].concat()
+}
+
 /// Opens what an `O_PATH` descriptor stands for, whatever its name is by now.
 pub(crate) fn reopen(fd: impl AsFd, flags: OFlags) -> io::Result<std::os::fd::OwnedFd> {
     openat(CWD, path_of(fd.as_fd()), flags | OFlags::CLOEXEC, Mode::empty())

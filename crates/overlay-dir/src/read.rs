@@ -9,19 +9,46 @@ use layer_model::{
 };
 use rustix::io;
 
-use crate::{
-    Namespace, marker,
-    xattr::{self, Attributes},
-};
+use crate::{Namespace, marker, xattr};
 
 /// What an entry's attributes come to.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Decoded {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "attributes say nothing else")]
+pub struct Decoded {
     /// The attributes that the merged file has.
-    pub(crate) xattrs: Xattrs,
-    pub(crate) markers: Markers,
+    pub xattrs: Xattrs,
+    /// The markers.
+    pub markers: Markers,
     /// The entry is a whiteout in its other form, an empty file with an attribute.
-    pub(crate) whiteout: bool,
+    pub whiteout: bool,
+}
+
+/// Tells the markers in `raw`, all attributes of an entry of one layer, from what the merged file has: for layers
+/// that are no directories.
+///
+/// # Errors
+/// [`ErrorKind::InvalidUpper`] and [`ErrorKind::UnsupportedMarker`] for markers that the kernel refuses.
+pub fn decode_xattrs(namespace: Namespace, kind: &NodeKind, raw: &Xattrs) -> Result<Decoded> {
+    decode(View::Overlay { namespace, fuse: false }, kind, raw)
+}
+
+/// Where the attributes of an entry come from.
+pub(crate) trait RawXattrs {
+    /// All names, each with a NUL after it.
+    fn names(&self) -> io::Result<Vec<u8>>;
+
+    /// The value of `name`, [`None`] where it is not there (any more).
+    fn value(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>>;
+}
+
+impl RawXattrs for Xattrs {
+    fn names(&self) -> io::Result<Vec<u8>> {
+        Ok(self.iter().flat_map(|(name, _)| [name, b"\0"].concat()).collect())
+    }
+
+    fn value(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.get(name).map(<[u8]>::to_vec))
+    }
 }
 
 /// How the attributes are taken.
@@ -39,7 +66,7 @@ pub(crate) enum View {
 }
 
 /// Reads all attributes of an entry of this kind.
-pub(crate) fn decode(view: View, kind: &NodeKind, attributes: &Attributes) -> Result<Decoded> {
+pub(crate) fn decode(view: View, kind: &NodeKind, attributes: &impl RawXattrs) -> Result<Decoded> {
     let failed = |error: io::Errno| Error::io("read extended attributes", error);
     let names = attributes.names().map_err(failed)?;
     let mut decoded = Decoded::default();

@@ -7,26 +7,27 @@ use rustix::{
     io::{self, Errno},
 };
 
-use crate::proc;
+use crate::{proc, raw, read::RawXattrs};
 
 /// The longest list of names and the longest value that Linux gives (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const KERNEL_MAX: usize = 64 * 1024;
 
 /// The way to the attributes of one entry.
-pub(crate) enum Attributes {
-    /// A path whose last component is not followed.
-    Path(Vec<u8>),
+pub(crate) enum Attributes<'a> {
+    /// This name in this directory, not followed.
+    Entry { dir: BorrowedFd<'a>, name: &'a [u8] },
     /// An open file.
     File(OwnedFd),
     /// There is no way, or nothing at its end.
     None,
 }
 
-impl Attributes {
-    /// All names, each with a NUL after it. A file system without attributes has none.
-    pub(crate) fn names(&self) -> io::Result<Vec<u8>> {
+impl RawXattrs for Attributes<'_> {
+    /// A file system without attributes has none.
+    fn names(&self) -> io::Result<Vec<u8>> {
         let list = fetch(|buf| match self {
-            Self::Path(path) => fs::llistxattr(path.as_slice(), buf),
+            Self::Entry { dir, name } => raw::listxattrat(*dir, name, buf)
+                .unwrap_or_else(|| fs::llistxattr(proc::path_of_entry(*dir, name), buf)),
             Self::File(file) => fs::flistxattr(file, buf),
             Self::None => Ok(0),
         });
@@ -36,10 +37,10 @@ impl Attributes {
         }
     }
 
-    /// The value of `name`, [`None`] where it is not there (any more) or not for this process to see.
-    pub(crate) fn value(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    /// Not there is also what is not for this process to see.
+    fn value(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let value = fetch(|buf| match self {
-            Self::Path(path) => fs::lgetxattr(path.as_slice(), name, buf),
+            Self::Entry { dir, name: entry } => fs::lgetxattr(proc::path_of_entry(*dir, entry), name, buf),
             Self::File(file) => fs::fgetxattr(file, name, buf),
             Self::None => Err(Errno::NODATA),
         });

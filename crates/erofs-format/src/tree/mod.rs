@@ -212,6 +212,19 @@ impl Tree {
         self.nodes[node.0 as usize].nlink
     }
 
+    /// The target of a symbolic link; nothing for others.
+    pub fn link_target(&self, node: NodeId) -> &[u8] {
+        match self.file_type(node) {
+            FileType::Symlink => self.target(&self.nodes[node.0 as usize]),
+            _ => &[],
+        }
+    }
+
+    /// Whether a file is an overlay whiteout: a character device 0:0.
+    pub fn is_whiteout(&self, node: NodeId) -> bool {
+        self.file_type(node) == FileType::CharDevice && self.nodes[node.0 as usize].device() == 0
+    }
+
     /// The metadata of a file.
     pub fn metadata(&self, node: NodeId) -> Metadata {
         self.nodes[node.0 as usize].metadata()
@@ -275,13 +288,23 @@ impl Tree {
     /// # Errors
     /// `Unrepresentable` for a tag of more than 64 bytes or too many devices.
     pub fn add_device(&mut self, device: NewDevice) -> Result<u16> {
-        if device.tag.len() > 64 {
-            return Err(unrepresentable("device slot", "the tag has more than 64 bytes"));
-        }
+        check_tag(&device.tag)?;
         let number = u16::try_from(self.devices.len() + 1);
         let number = number.map_err(|_| unrepresentable("device table", "more than 65535 devices"))?;
         self.devices.push(device);
         Ok(number)
+    }
+
+    /// Gives a device its tag, where that was not known when it was added.
+    ///
+    /// # Errors
+    /// `Unrepresentable` for one of more than 64 bytes.
+    pub fn set_device_tag(&mut self, device: u16, tag: Vec<u8>) -> Result<()> {
+        check_tag(&tag)?;
+        if let Some(device) = usize::from(device).checked_sub(1).and_then(|slot| self.devices.get_mut(slot)) {
+            device.tag = tag;
+        }
+        Ok(())
     }
 
     /// Says how many blocks a device has, where that was not known when it was added.
@@ -415,7 +438,7 @@ impl Tree {
         self.new_node(metadata, NewFile::Regular { size, data: FileData::Hole })
     }
 
-    fn store_data(&mut self, size: u64, data: FileData) -> Result<Data> {
+    pub(crate) fn store_data(&mut self, size: u64, data: FileData) -> Result<Data> {
         if size > i64::MAX as u64 {
             return Err(unrepresentable("inode", "the size exceeds 2^63 - 1"));
         }
@@ -481,7 +504,14 @@ fn is(entries: &[Entry], text: &[u8], entry: u32, dir: u32, name: &[u8]) -> bool
     entry.parent == dir && entry.text(text) == name
 }
 
-fn check_time(time: Timestamp) -> Result<()> {
+fn check_tag(tag: &[u8]) -> Result<()> {
+    match tag.len() {
+        0..=64 => Ok(()),
+        _ => Err(unrepresentable("device slot", "the tag has more than 64 bytes")),
+    }
+}
+
+pub(crate) fn check_time(time: Timestamp) -> Result<()> {
     if time.nanoseconds >= 1_000_000_000 {
         return Err(Error::invalid("a second has fewer nanoseconds"));
     }

@@ -112,7 +112,7 @@ impl Node {
         Metadata { mode: self.mode & 0o7777, uid: self.uid, gid: self.gid, mtime }
     }
 
-    pub(super) fn set_metadata(&mut self, metadata: Metadata) {
+    pub(crate) fn set_metadata(&mut self, metadata: Metadata) {
         self.mode = (self.mode & !0o7777) | (metadata.mode & 0o7777);
         (self.uid, self.gid) = (metadata.uid, metadata.gid);
         (self.seconds, self.nanoseconds) = (metadata.mtime.seconds, metadata.mtime.nanoseconds);

@@ -21,6 +21,7 @@ mod inode;
 mod options;
 mod packer;
 mod plan;
+mod restate;
 mod sparse;
 mod stream;
 mod xattrs;

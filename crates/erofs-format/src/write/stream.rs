@@ -36,36 +36,37 @@ const GROUP_MAX: u64 = 1 << 20;
 /// What the root's inode needs at most: 64 bytes, and xattrs that are all shared.
 const ROOT_ROOM: u64 = 64 + 12 + 4 * 255;
 
-/// Writes an image to a seekable output while its files arrive.
+/// Writes an image to a seekable output while its files arrive. The output is read too, for files that are
+/// described again after they were written.
 ///
 /// What a removed or replaced file had written stays in the image as garbage. Everything that is no regular
 /// file with content is added to [`StreamWriter::tree`].
 #[derive(Debug)]
-pub struct StreamWriter<W: Write + Seek> {
-    data: BlobWriter<Positioned<W>>,
-    tree: Tree,
-    options: WriteOptions,
+pub struct StreamWriter<W> {
+    pub(super) data: BlobWriter<Positioned<W>>,
+    pub(super) tree: Tree,
+    pub(super) options: WriteOptions,
     head: Head,
     head_size: u64,
-    group: Option<Group>,
+    pub(super) group: Option<Group>,
     group_blocks: u64,
-    xattrs: XattrLayout,
+    pub(super) xattrs: XattrLayout,
     /// How often each pair was used by inodes written already.
     uses: Vec<u32>,
     shared: Vec<(PairId, u64)>,
-    settled: u32,
+    pub(super) settled: u32,
 }
 
 /// Inodes that are written together.
 #[derive(Debug)]
-struct Group {
-    start: u64,
-    bytes: Vec<u8>,
+pub(super) struct Group {
+    pub(super) start: u64,
+    pub(super) bytes: Vec<u8>,
     packer: Packer,
 }
 
 impl Group {
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.start + self.bytes.len() as u64
     }
 
@@ -75,7 +76,7 @@ impl Group {
     }
 }
 
-impl<W: Write + Seek> StreamWriter<W> {
+impl<W: Read + Write + Seek> StreamWriter<W> {
     /// Starts an image where `out` stands. Extra devices have to be known now.
     ///
     /// # Errors
@@ -113,8 +114,8 @@ impl<W: Write + Seek> StreamWriter<W> {
         &self.tree
     }
 
-    /// The tree so far, to be changed. Files that were added with content can get more names or be removed,
-    /// but their metadata may be written already.
+    /// The tree so far, to be changed. Files that were added with content can get more names or be removed, but their
+    /// metadata may be written already: for that there is [`StreamWriter::describe`].
     pub fn tree_mut(&mut self) -> &mut Tree {
         &mut self.tree
     }
@@ -225,7 +226,7 @@ impl<W: Write + Seek> StreamWriter<W> {
     }
 
     /// Counts the uses of xattrs, and stores one for all as soon as it is used often enough.
-    fn share_xattrs(&mut self, set: SetId) -> Result<()> {
+    pub(super) fn share_xattrs(&mut self, set: SetId) -> Result<()> {
         let Some(least) = self.options.share_xattrs else { return Ok(()) };
         for pair in self.tree.xattrs.set(set).to_vec() {
             let index = pair.0 as usize;
@@ -246,7 +247,7 @@ impl<W: Write + Seek> StreamWriter<W> {
     }
 
     /// Puts bytes that fit a block into the current group, or a new one, and returns where.
-    fn put(&mut self, bytes: &[u8]) -> Result<u64> {
+    pub(super) fn put(&mut self, bytes: &[u8]) -> Result<u64> {
         let size = bytes.len() as u64;
         let place = |group: &mut Group| {
             let limit = group.end();
@@ -288,9 +289,9 @@ impl<W: Write + Seek> StreamWriter<W> {
     /// `contents` is written last.
     ///
     /// # Errors
-    /// As [`ImagePlan::new`] and [`ImagePlan::write`]; `Unrepresentable` if a file got more than 65535 names
-    /// after it was written with a compact inode.
+    /// As [`ImagePlan::new`] and [`ImagePlan::write`].
     pub fn finish(mut self, contents: &dyn Contents) -> Result<(W, Summary)> {
+        self.restate_popular()?;
         let settles = self.options.inline_data && self.options.chunk_bits.is_none();
         let mut zone = Zone { start: self.data_end(), settled: self.settled, ..Zone::default() };
         zone.shared = std::mem::take(&mut self.shared);
@@ -398,7 +399,7 @@ impl<W: Write + Seek> Output for Patched<W> {
 
 /// A seekable output that is mostly appended to.
 #[derive(Debug)]
-struct Positioned<W> {
+pub(super) struct Positioned<W> {
     out: W,
     /// Where the image starts in the output.
     base: u64,
@@ -456,6 +457,18 @@ impl<W: Write + Seek> Positioned<W> {
             self.buffer.clear();
         }
         self.start = self.next;
+        Ok(())
+    }
+}
+
+impl<W: Read + Write + Seek> Positioned<W> {
+    /// Reads what was written before.
+    pub(super) fn read_exact_at(&mut self, position: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.spill()?;
+        self.out.seek(SeekFrom::Start(self.base + position))?;
+        self.at = position;
+        self.out.read_exact(buf)?;
+        self.at += buf.len() as u64;
         Ok(())
     }
 }

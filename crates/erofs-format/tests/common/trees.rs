@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io::{Seek, Write},
+    io::{Read, Seek, Write},
     os::unix::{ffi::OsStrExt, fs::FileExt},
     path::Path,
 };
@@ -137,7 +137,11 @@ pub fn tree_of_listing(listing: &Listing, data: &mut dyn FnMut(&[u8], u64) -> Fi
 }
 
 /// The same through a stream writer.
-pub fn stream_of<W: Write + Seek>(root: &Path, options: &WriteOptions, out: W) -> (W, erofs_format::Summary) {
+pub fn stream_of<W: Read + Write + Seek>(
+    root: &Path,
+    options: &WriteOptions,
+    out: W,
+) -> (W, erofs_format::Summary) {
     let listing = super::listing_of_directory(root);
     let mut writer = StreamWriter::new(out, options, metadata(&listing[&b""[..]]), Vec::new()).unwrap();
     let mut ids = Ids::new();

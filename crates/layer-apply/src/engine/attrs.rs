@@ -55,10 +55,10 @@ struct Fresh {
 
 /// The times that containerd sets, and so everyone: nothing before 1970 and nothing that 64 bits of nanoseconds
 /// do not hold; such a time becomes 0.
-fn bounded(time: Timestamp) -> Timestamp {
+fn bounded(time: Timestamp, keep_early: bool) -> Timestamp {
     const LAST: Timestamp =
         Timestamp { secs: i64::MAX / 1_000_000_000, nanos: (i64::MAX % 1_000_000_000) as u32 };
-    if time < Timestamp::EPOCH || time > LAST { Timestamp::EPOCH } else { time }
+    if (time < Timestamp::EPOCH && !keep_early) || time > LAST { Timestamp::EPOCH } else { time }
 }
 
 impl<F: Form> Engine<'_, F> {
@@ -76,11 +76,13 @@ impl<F: Form> Engine<'_, F> {
             self.owner_warned = true;
             self.warn(WarningKind::OwnerSkipped, path, format!("{uid}:{gid}").as_bytes());
         }
-        let mtime = bounded(metadata.mtime);
+        let keep_early = self.options.keep_early_times;
+        let mtime = bounded(metadata.mtime, keep_early);
         if mtime != metadata.mtime {
             self.warn(WarningKind::TimeClamped, path, metadata.mtime.secs.to_string().as_bytes());
         }
-        let atime = bounded(metadata.atime.map_or(metadata.mtime, |atime| atime.max(metadata.mtime)));
+        let atime = metadata.atime.map_or(metadata.mtime, |atime| atime.max(metadata.mtime));
+        let atime = bounded(atime, keep_early);
         let mut attrs = Attrs {
             mode: metadata.mode & MODE_MASK,
             owner: (!keep_owner).then_some((uid, gid)),
@@ -113,6 +115,9 @@ impl<F: Form> Engine<'_, F> {
         let reserved =
             [Namespace::Trusted, Namespace::User].into_iter().find(|ns| name.starts_with(ns.prefix()));
         let stored = match (reserved, self.form.marker_namespace()) {
+            (Some(_), _) if self.options.overlay_xattrs == OverlayXattrs::Keep => {
+                trusted.then_some(Cow::Borrowed(name))
+            }
             (None, _) => trusted.then_some(Cow::Borrowed(name)),
             (Some(in_name), Some(active)) if in_name == active => {
                 let escape = verbatim || self.options.overlay_xattrs == OverlayXattrs::Escape;
@@ -399,12 +404,12 @@ mod tests {
             Timestamp::from_secs(9_999_999_999_999),
             Timestamp::new(9_223_372_036, 854_775_808),
         ] {
-            assert_eq!(bounded(bad), Timestamp::EPOCH, "{bad:?}");
+            assert_eq!(bounded(bad, false), Timestamp::EPOCH, "{bad:?}");
         }
         for good in
             [Timestamp::EPOCH, Timestamp::new(400, 250_000_000), Timestamp::new(9_223_372_036, 854_775_807)]
         {
-            assert_eq!(bounded(good), good);
+            assert_eq!(bounded(good, false), good);
         }
     }
 }

@@ -8,8 +8,8 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Attrs, Engine, Form, walk::Place};
-use crate::fs::dirs::DirId;
+use super::{Attrs, Engine, Form};
+use crate::{fs::dirs::DirId, walk::Place};
 
 /// A hard link whose target was not there when it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,10 +18,10 @@ pub(crate) struct LateLink {
     pub(crate) target: LayerPathBuf,
     pub(crate) metadata: Metadata,
     pub(crate) xattrs: Xattrs,
-    index: u64,
+    pub(crate) index: u64,
 }
 
-fn invalid(message: &str) -> Error {
+pub(crate) fn invalid(message: &str) -> Error {
     Error::new(ErrorKind::InvalidArchive, message)
 }
 
@@ -179,7 +179,8 @@ impl<F: Form> Engine<'_, F> {
     }
 }
 
-fn missing(link: &LateLink) -> Error {
+/// The error of a link that found no target.
+pub(crate) fn missing(link: &LateLink) -> Error {
     let message =
         format!("hard link to {}, which does not exist", Printable(link.target.as_path().as_bytes()));
     Error::new(ErrorKind::NotFound, message)

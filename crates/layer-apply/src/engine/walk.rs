@@ -1,8 +1,4 @@
-//! From a path of the layer to a directory of the target.
-//!
-//! A path may run through links, of the target and, where the form has lower layers, of those: what counts is the
-//! tree as it will be seen. Looking for the directory and making it are two steps, so that a deletion can ask
-//! without leaving anything.
+//! The directories of a target directory: found by the walk, and made.
 
 use layer_model::{Error, ErrorKind, LayerPath, LayerPathBuf, Result};
 use rustix::{
@@ -10,14 +6,14 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Below, Cleared, Engine, Form, Placed};
-use crate::fs::{
-    dirs::{DirId, OpenDir, ROOT, Times},
-    kernel::DIRECTORY,
+use super::{Cleared, Engine, Form, Placed};
+use crate::{
+    fs::{
+        dirs::{DirId, OpenDir, ROOT, Times},
+        kernel::DIRECTORY,
+    },
+    walk::{self, Below, Place, Step, Walk, Walked, Walker, not_directory},
 };
-
-/// The most links that one resolution follows, as in containerd. The kernel's own limit is 40.
-const MAX_LINKS: usize = 255;
 
 /// How many paths through links are remembered.
 const MAX_ALIASES: usize = 16;
@@ -30,32 +26,6 @@ pub(crate) struct Alias {
     real: LayerPathBuf,
     /// What was seen of lower layers on the way, which a new entry of the same name would hide.
     below: Vec<LayerPathBuf>,
-}
-
-/// Where a walk ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// The target has the directory.
-    Here(DirId),
-    /// Only lower layers have it.
-    Below,
-    /// There is no such directory. With `whiteout`, because the layer itself took it, or one above it, away.
-    Nowhere {
-        /// Whether a deletion of the same layer is the reason.
-        whiteout: bool,
-    },
-}
-
-/// A path without links, and what is there.
-#[derive(Debug)]
-pub(crate) struct Walked {
-    pub(crate) path: LayerPathBuf,
-    pub(crate) place: Place,
-}
-
-enum Step {
-    Down(Place),
-    Link(Box<[u8]>, bool),
 }
 
 impl<F: Form> Engine<'_, F> {
@@ -75,7 +45,7 @@ impl<F: Form> Engine<'_, F> {
     ///
     /// # Errors
     /// `NotDirectory` when something else is in the way, `TooManyLinks`.
-    pub(crate) fn walk(&mut self, path: LayerPath<'_>) -> Result<Walked> {
+    pub(crate) fn walk(&mut self, path: LayerPath<'_>) -> Result<Walked<DirId>> {
         if let Some(found) = self.dirs.find(path) {
             return Ok(Walked { path: path.to_owned(), place: Place::Here(found) });
         }
@@ -87,25 +57,16 @@ impl<F: Form> Engine<'_, F> {
         }
         let start = self.dirs.nearest(path);
         let start_path = self.dirs.get(start).path.clone();
-        let mut rest: Vec<Box<[u8]>> =
-            path.components().skip(start_path.as_path().depth()).map(Box::from).collect();
+        let rest = path.components().skip(start_path.as_path().depth());
         // Two components and more are worth a try in one step. It fails where a link or nothing is.
-        if rest.len() > 1
+        if rest.clone().count() > 1
             && let Some(fd) = self.kernel.open_path(self.dirs.fd(ROOT), path.as_bytes(), self.options.no_xdev)
         {
             let found = self.admit(fd, path.to_owned())?;
             return Ok(Walked { path: path.to_owned(), place: Place::Here(found) });
         }
-        // Last first, so that the next one is popped.
-        rest.reverse();
-        let mut walk = Walk {
-            at: Walked { path: start_path, place: Place::Here(start) },
-            todo: rest,
-            links: 0,
-            below: Vec::new(),
-        };
-        self.follow(&mut walk)?;
-        let Walk { at, links, below, .. } = walk;
+        let rest: Vec<&[u8]> = rest.collect();
+        let Walk { at, links, below } = walk::walk(self, (start_path, start), rest.into_iter())?;
         if links > 0 && matches!(at.place, Place::Here(_)) {
             if self.aliases.len() == MAX_ALIASES {
                 self.aliases.remove(0);
@@ -118,105 +79,20 @@ impl<F: Form> Engine<'_, F> {
     /// As [`Engine::walk`], for a deletion: below something that is no directory there is nothing to delete.
     ///
     /// Differs write such deletions for the children of a directory that became a file; containerd fails there.
-    pub(crate) fn walk_to_remove(&mut self, path: LayerPath<'_>) -> Result<Option<Walked>> {
+    pub(crate) fn walk_to_remove(&mut self, path: LayerPath<'_>) -> Result<Option<Walked<DirId>>> {
         match self.walk(path) {
             Err(error) if error.kind() == &ErrorKind::NotDirectory && self.options.is_spec() => Ok(None),
             walked => walked.map(Some),
         }
     }
 
-    fn follow(&mut self, walk: &mut Walk) -> Result<()> {
-        while let Some(name) = walk.todo.pop() {
-            match &*name {
-                b"" | b"." => continue,
-                b".." => {
-                    walk.at.path.pop();
-                    walk.at.place = self.locate(walk.at.path.as_path())?;
-                    continue;
-                }
-                _ => {}
-            }
-            match self.step(&walk.at, &name)? {
-                Step::Down(place) => {
-                    walk.at.path.push(&name)?;
-                    if place == Place::Below {
-                        walk.below.push(walk.at.path.clone());
-                    }
-                    walk.at.place = place;
-                    self.budget.path(walk.at.path.as_path())?;
-                }
-                Step::Link(target, from_below) => {
-                    walk.links += 1;
-                    if walk.links > MAX_LINKS {
-                        let message = format!("more than {MAX_LINKS} symbolic links");
-                        return Err(Error::new(ErrorKind::TooManyLinks, message));
-                    }
-                    if from_below {
-                        walk.below.push(walk.at.path.as_path().join(&name)?);
-                    }
-                    if target.starts_with(b"/") {
-                        walk.at = Walked { path: LayerPathBuf::root(), place: Place::Here(ROOT) };
-                    }
-                    walk.todo.extend(target.rsplit(|b| *b == b'/').map(Box::from));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What is at `path`, which has no links.
-    fn locate(&mut self, path: LayerPath<'_>) -> Result<Place> {
-        let start = self.dirs.nearest(path);
-        let from = self.dirs.get(start).path.clone();
-        let mut at = Walked { path: from.clone(), place: Place::Here(start) };
-        for name in path.components().skip(from.as_path().depth()) {
-            match self.step(&at, name)? {
-                Step::Down(place) => at.place = place,
-                Step::Link(..) => return Err(not_directory(path)),
-            }
-            at.path.push(name)?;
-        }
-        Ok(at.place)
-    }
-
-    /// Goes down one component.
-    fn step(&mut self, at: &Walked, name: &[u8]) -> Result<Step> {
-        match at.place {
-            Place::Nowhere { .. } => Ok(Step::Down(at.place)),
-            Place::Below => self.step_below(at.path.as_path(), name),
-            Place::Here(dir) => {
-                let path = at.path.as_path().join(name)?;
-                if let Some(found) = self.dirs.find(path.as_path()) {
-                    return Ok(Step::Down(Place::Here(found)));
-                }
-                match self.open_child(dir, name) {
-                    Ok(found) => Ok(Step::Down(Place::Here(found))),
-                    Err(error) => match error.os_error().map(Errno::from_raw_os_error) {
-                        Some(Errno::NOENT) => self.step_below(at.path.as_path(), name),
-                        Some(Errno::NOTDIR | Errno::LOOP) => self.step_aside(dir, name, path.as_path()),
-                        _ => Err(error),
-                    },
-                }
-            }
-        }
-    }
-
-    fn step_below(&mut self, parent: LayerPath<'_>, name: &[u8]) -> Result<Step> {
-        Ok(match F::below(self, parent, name)? {
-            Below::Nothing => Step::Down(Place::Nowhere { whiteout: false }),
-            Below::Directory => Step::Down(Place::Below),
-            Below::Link(target) => Step::Link(target, true),
-            Below::Other => return Err(not_directory(parent.join(name)?.as_path())),
-        })
-    }
-
     /// What the target has at `name` is no directory.
-    fn step_aside(&mut self, dir: DirId, name: &[u8], path: LayerPath<'_>) -> Result<Step> {
+    fn step_aside(&mut self, dir: DirId, name: &[u8], path: LayerPath<'_>) -> Result<Step<DirId>> {
         let stat = self.stat(dir, name)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
             let target = readlinkat(self.dirs.fd(dir), name, Vec::new());
             let target = target.map_err(|e| Error::io("read symbolic link", e).at(path))?;
-            return Ok(Step::Link(target.into_bytes().into(), false));
+            return Ok(Step::Link { target: target.into_bytes().into(), below: false });
         }
         if F::is_whiteout(self, dir, name)? {
             return Ok(Step::Down(Place::Nowhere { whiteout: true }));
@@ -331,13 +207,38 @@ impl<F: Form> Engine<'_, F> {
     }
 }
 
-struct Walk {
-    at: Walked,
-    todo: Vec<Box<[u8]>>,
-    links: usize,
-    below: Vec<LayerPathBuf>,
-}
+impl<F: Form> Walker for Engine<'_, F> {
+    type Dir = DirId;
 
-fn not_directory(path: LayerPath<'_>) -> Error {
-    Error::new(ErrorKind::NotDirectory, "not a directory").at(path)
+    fn root(&self) -> DirId {
+        ROOT
+    }
+
+    fn step_here(&mut self, dir: DirId, path: LayerPath<'_>, name: &[u8]) -> Result<Option<Step<DirId>>> {
+        let path = path.join(name)?;
+        if let Some(found) = self.dirs.find(path.as_path()) {
+            return Ok(Some(Step::Down(Place::Here(found))));
+        }
+        match self.open_child(dir, name) {
+            Ok(found) => Ok(Some(Step::Down(Place::Here(found)))),
+            Err(error) => match error.os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::NOENT) => Ok(None),
+                Some(Errno::NOTDIR | Errno::LOOP) => self.step_aside(dir, name, path.as_path()).map(Some),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn below(&mut self, parent: LayerPath<'_>, name: &[u8]) -> Result<Below> {
+        F::below(self, parent, name)
+    }
+
+    fn nearest(&mut self, path: LayerPath<'_>) -> (LayerPathBuf, DirId) {
+        let dir = self.dirs.nearest(path);
+        (self.dirs.get(dir).path.clone(), dir)
+    }
+
+    fn check_path(&self, path: LayerPath<'_>) -> Result<()> {
+        self.budget.path(path)
+    }
 }

@@ -13,11 +13,12 @@ use rustix::{
 };
 
 use crate::{
-    engine::{Below, Cleared, Engine, Form, LateLink, Placed, walk::Place},
+    engine::{Cleared, Engine, Form, LateLink, Placed},
     fs::{
         dirs::{DirId, ROOT},
         remove::{Fate, sweep},
     },
+    walk::{Below, Place},
 };
 
 /// What this layer placed in the tree: deletions of the same layer leave that alone.

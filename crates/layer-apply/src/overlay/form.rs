@@ -1,13 +1,10 @@
 //! What changes become in a layer directory of overlayfs.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use layer_model::{
-    Content, EntryKind, Error, ErrorKind, LayerDir, LayerPath, LayerPathBuf, LayerTree, Metadata, NodeKind,
-    Result, WarningKind, Xattrs, merged::Merged, tree::LayerTreeExt,
+    Content, EntryKind, Error, ErrorKind, LayerPath, LayerPathBuf, Metadata, NodeKind, Result, WarningKind,
+    Xattrs,
 };
 use overlay_dir::{Namespace, marker};
 use rustix::{
@@ -16,27 +13,18 @@ use rustix::{
 };
 
 use crate::{
-    engine::{Below, Cleared, Engine, Form, LateLink, Placed, walk::Place},
+    engine::{Cleared, Engine, Form, LateLink, Placed},
     fs::dirs::{DirId, ROOT},
+    lowers::{Lowers, Parents, below},
     options::WhiteoutForm,
+    walk::{Below, Place},
 };
-
-/// What lies below the layer.
-#[derive(Debug)]
-pub(crate) enum Parents {
-    /// These layers as one tree, or nothing.
-    Known(Option<Merged>),
-    /// Something that cannot be asked yet.
-    Unknown,
-}
 
 /// The state of a layer directory in the making. Its size grows with the directories that no entry describes,
 /// that are opaque, or that hold whiteouts (about 100 bytes and the path for each), not with the entries.
 pub(crate) struct OverlayForm {
-    pub(crate) parents: Parents,
+    pub(crate) lowers: Lowers,
     namespace: Namespace,
-    /// Directories that hide what lower layers have below them, whether they carry the marker or need none.
-    pub(crate) opaque: BTreeSet<LayerPathBuf>,
     /// Directories that no entry describes, and whether a parent may be able to.
     pub(crate) implied: BTreeMap<LayerPathBuf, bool>,
     /// Directories that hold whiteouts.
@@ -46,8 +34,6 @@ pub(crate) struct OverlayForm {
     /// Names of lower layers that were brought up for hard links. The layer says nothing of them: a deletion takes
     /// them away again.
     fetched: BTreeSet<LayerPathBuf>,
-    /// The directory of the lower layers that was asked last.
-    asked: Option<(LayerPathBuf, Option<Arc<dyn LayerDir>>)>,
     pub(crate) deferred: Vec<LateLink>,
 }
 
@@ -55,63 +41,14 @@ impl OverlayForm {
     pub(crate) fn new(parents: Parents, namespace: Namespace) -> Self {
         let maybe = matches!(parents, Parents::Unknown);
         Self {
-            parents,
+            lowers: Lowers::new(parents),
             namespace,
-            opaque: BTreeSet::new(),
             implied: BTreeMap::from([(LayerPathBuf::root(), maybe)]),
             whiteout_dirs: BTreeSet::new(),
             xattr_whiteouts: BTreeSet::new(),
             fetched: BTreeSet::new(),
-            asked: None,
             deferred: Vec::new(),
         }
-    }
-
-    pub(crate) fn is_unknown(&self) -> bool {
-        matches!(self.parents, Parents::Unknown)
-    }
-
-    /// Whether the root hides all lower layers, which overlayfs cannot say with a marker.
-    pub(crate) fn is_root_opaque(&self) -> bool {
-        self.opaque.contains(&LayerPathBuf::root())
-    }
-
-    /// Whether nothing of lower layers shines through below the directory `path`.
-    pub(crate) fn is_hidden(&self, path: LayerPath<'_>) -> bool {
-        let is_opaque = |path: LayerPath<'_>| self.opaque.contains(&path.to_owned());
-        !self.opaque.is_empty()
-            && (self.is_root_opaque() || path.ancestors().any(is_opaque) || is_opaque(path))
-    }
-
-    /// Whether lower layers that cannot be asked yet may have something at `path`.
-    fn may_shine_through(&self, path: LayerPath<'_>) -> bool {
-        self.is_unknown() && !path.parent().is_some_and(|parent| self.is_hidden(parent))
-    }
-
-    /// The directory that lower layers have at `path`, whether it is hidden or not.
-    pub(crate) fn lower_dir(&mut self, path: LayerPath<'_>) -> Result<Option<Arc<dyn LayerDir>>> {
-        let Parents::Known(Some(merged)) = &self.parents else { return Ok(None) };
-        if let Some((asked, found)) = &self.asked
-            && asked.as_path() == path
-        {
-            return Ok(found.clone());
-        }
-        let found = match (&self.asked, path.split_last()) {
-            // One step down from the last directory, as on the way down a path.
-            (Some((above, dir)), Some((parent, name))) if above.as_path() == parent => match dir {
-                Some(dir) if dir.lookup(name)?.is_some_and(|node| node.is_dir()) => Some(dir.open_dir(name)?),
-                _ => None,
-            },
-            (_, None) => Some(merged.root()?),
-            _ => merged.find_dir(path)?,
-        };
-        self.asked = Some((path.to_owned(), found.clone()));
-        Ok(found)
-    }
-
-    /// The directory of lower layers that the target's directory `path` is merged with.
-    fn visible_dir(&mut self, path: LayerPath<'_>) -> Result<Option<Arc<dyn LayerDir>>> {
-        if self.is_hidden(path) { Ok(None) } else { self.lower_dir(path) }
     }
 }
 
@@ -120,12 +57,8 @@ pub(crate) fn as_below(
     engine: &mut Engine<'_, OverlayForm>,
     path: LayerPath<'_>,
 ) -> Result<(Metadata, Xattrs)> {
-    let Some(lower) = engine.form.lower_dir(path)? else { return Ok(engine.options.implied_dir()) };
-    let node = lower.node().map_err(|e| e.at(path))?;
-    let mut xattrs = node.xattrs;
-    let keep_trusted = engine.options.keep_trusted_xattrs;
-    xattrs.retain(|name, _| keep_trusted || !name.starts_with(b"trusted."));
-    Ok((node.metadata, xattrs))
+    let known = engine.form.lowers.describe(path, engine.options.keep_trusted_xattrs)?;
+    Ok(known.unwrap_or_else(|| engine.options.implied_dir()))
 }
 
 /// Takes everything at and below `path` out of a set.
@@ -135,10 +68,6 @@ fn remove_below<V>(map: &mut BTreeMap<LayerPathBuf, V>, path: LayerPath<'_>) {
     for path in gone {
         map.remove(&path);
     }
-}
-
-fn below(set: &BTreeSet<LayerPathBuf>, path: LayerPath<'_>) -> Vec<LayerPathBuf> {
-    set.range(path.to_owned()..).take_while(|have| have.as_path().starts_with(path)).cloned().collect()
 }
 
 impl Form for OverlayForm {
@@ -162,7 +91,7 @@ impl Form for OverlayForm {
 
     fn below(engine: &mut Engine<'_, Self>, parent: LayerPath<'_>, name: &[u8]) -> Result<Below> {
         let spec = engine.options.is_spec();
-        let Some(dir) = engine.form.visible_dir(parent)? else { return Ok(Below::Nothing) };
+        let Some(dir) = engine.form.lowers.visible_dir(parent)? else { return Ok(Below::Nothing) };
         Ok(match dir.lookup(name)?.map(|node| node.kind) {
             None | Some(NodeKind::Whiteout) => Below::Nothing,
             Some(NodeKind::Directory) => Below::Directory,
@@ -174,7 +103,7 @@ impl Form for OverlayForm {
     }
 
     fn implied(engine: &mut Engine<'_, Self>, path: LayerPath<'_>) -> Result<(Metadata, Xattrs)> {
-        let hidden = path.parent().is_some_and(|parent| engine.form.is_hidden(parent));
+        let hidden = path.parent().is_some_and(|parent| engine.form.lowers.is_hidden(parent));
         if hidden { Ok(engine.options.implied_dir()) } else { as_below(engine, path) }
     }
 
@@ -205,7 +134,7 @@ impl Form for OverlayForm {
                 return Ok(());
             }
             Placed::Implied { opaque } => {
-                let maybe = !opaque && engine.form.may_shine_through(path.as_path());
+                let maybe = !opaque && engine.form.lowers.may_shine_through(path.as_path());
                 engine.form.implied.insert(path, maybe);
                 opaque
             }
@@ -229,7 +158,8 @@ impl Form for OverlayForm {
 
     fn forget(&mut self, path: LayerPath<'_>) {
         remove_below(&mut self.implied, path);
-        for set in [&mut self.opaque, &mut self.whiteout_dirs, &mut self.xattr_whiteouts, &mut self.fetched] {
+        self.lowers.forget(path);
+        for set in [&mut self.whiteout_dirs, &mut self.xattr_whiteouts, &mut self.fetched] {
             for gone in below(set, path) {
                 set.remove(&gone);
             }
@@ -248,19 +178,19 @@ impl Form for OverlayForm {
             // Deleted with all below it already, or never there.
             Place::Nowhere { whiteout: true } if spec => return Ok(()),
             Place::Nowhere { whiteout: false }
-                if spec && !engine.form.may_shine_through(walked.path.as_path()) =>
+                if spec && !engine.form.lowers.may_shine_through(walked.path.as_path()) =>
             {
                 return Ok(());
             }
             Place::Nowhere { .. } => engine.make_dirs(walked.path.as_path())?,
         };
         let above = engine.dirs.get(dir).path.clone();
-        if spec && engine.form.is_hidden(above.as_path()) {
+        if spec && engine.form.lowers.is_hidden(above.as_path()) {
             // The kernel would list the name when this layer is a lower one.
             return Ok(());
         }
-        if !engine.form.is_unknown() {
-            let lower = engine.form.visible_dir(above.as_path())?;
+        if !engine.form.lowers.is_unknown() {
+            let lower = engine.form.lowers.visible_dir(above.as_path())?;
             // In a directory that no lower layer has nothing filters whiteouts either. The root is always merged.
             if spec && lower.is_none() && dir != ROOT {
                 return Ok(());
@@ -277,7 +207,7 @@ impl Form for OverlayForm {
     fn opaque(engine: &mut Engine<'_, Self>, path: LayerPath<'_>) -> Result<()> {
         if path.is_root() {
             // Overlayfs ignores the marker there: the end of the layer finds other words for it.
-            engine.form.opaque.insert(LayerPathBuf::root());
+            engine.form.lowers.opaque.insert(LayerPathBuf::root());
             return Ok(());
         }
         let spec = engine.options.is_spec();
@@ -286,7 +216,7 @@ impl Form for OverlayForm {
             Place::Here(dir) => dir,
             Place::Nowhere { whiteout: true } if spec => return Ok(()),
             Place::Nowhere { whiteout: false }
-                if spec && !engine.form.may_shine_through(walked.path.as_path()) =>
+                if spec && !engine.form.lowers.may_shine_through(walked.path.as_path()) =>
             {
                 return Ok(());
             }
@@ -300,7 +230,7 @@ impl Form for OverlayForm {
         if !engine.options.is_spec() {
             return Ok(false);
         }
-        let Some(lower) = engine.form.visible_dir(parent)? else { return Ok(false) };
+        let Some(lower) = engine.form.lowers.visible_dir(parent)? else { return Ok(false) };
         let Some(node) = lower.lookup(name)? else { return Ok(false) };
         let kind = match &node.kind {
             NodeKind::Directory => {
@@ -330,7 +260,7 @@ impl Form for OverlayForm {
     }
 
     fn defer(&mut self, link: LateLink) -> Option<LateLink> {
-        if !self.is_unknown() {
+        if !self.lowers.is_unknown() {
             return Some(link);
         }
         self.deferred.push(link);
@@ -338,10 +268,10 @@ impl Form for OverlayForm {
     }
 
     fn complete(engine: &mut Engine<'_, Self>) -> Result<()> {
-        if !engine.form.is_root_opaque() || engine.form.is_unknown() {
+        if !engine.form.lowers.is_root_opaque() || engine.form.lowers.is_unknown() {
             return Ok(());
         }
-        let Some(lower) = engine.form.lower_dir(LayerPath::ROOT)? else { return Ok(()) };
+        let Some(lower) = engine.form.lowers.dir(LayerPath::ROOT)? else { return Ok(()) };
         engine.warn(WarningKind::RootOpaque, LayerPath::ROOT, b"");
         for name in lower.names()? {
             delete(engine, ROOT, &name)?;
@@ -428,7 +358,7 @@ pub(crate) fn holds_placed(engine: &mut Engine<'_, OverlayForm>, dir: DirId, nam
 pub(crate) fn hide(engine: &mut Engine<'_, OverlayForm>, dir: DirId) -> Result<()> {
     let path = engine.dirs.get(dir).path.clone();
     marker::set_opaque(engine.dirs.fd(dir), engine.form.namespace).map_err(|e| e.at(path.as_path()))?;
-    let again = !engine.form.opaque.insert(path.clone());
+    let again = !engine.form.lowers.opaque.insert(path.clone());
     if again || !engine.options.is_spec() {
         return Ok(());
     }

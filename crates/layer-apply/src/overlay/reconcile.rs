@@ -17,12 +17,13 @@ use super::{
     known, root_opaque_unsupported,
 };
 use crate::{
-    engine::{Below, Engine, Form, LateLink, walk::Place},
+    engine::{Engine, Form, LateLink},
     fs::{
         dirs::{DirId, OpenDir},
         kernel::{DIRECTORY, Kernel},
     },
     options::ApplyOptions,
+    walk::{Below, Place},
 };
 
 /// What a layer that was applied without its parents needs them for.
@@ -58,7 +59,7 @@ impl Pending {
     }
 
     pub(super) fn of(form: &OverlayForm) -> Self {
-        if !form.is_unknown() {
+        if !form.lowers.is_unknown() {
             return Self::default();
         }
         let implied = form.implied.iter().filter(|(_, maybe)| **maybe);
@@ -70,7 +71,7 @@ impl Pending {
                 .filter(|path| !path.as_path().is_root())
                 .cloned()
                 .collect(),
-            root_opaque: form.is_root_opaque(),
+            root_opaque: form.lowers.is_root_opaque(),
             links: form.deferred.clone(),
         }
     }
@@ -135,7 +136,7 @@ struct Mending<'e, 'm> {
 impl Mending<'_, '_> {
     fn run(&mut self, pending: &Pending) -> Result<()> {
         if pending.root_opaque {
-            self.engine.form.opaque.insert(LayerPathBuf::root());
+            self.engine.form.lowers.opaque.insert(LayerPathBuf::root());
         }
         // Outermost first: what is below a link goes with the directory.
         for path in &pending.implied_dirs {
@@ -184,7 +185,7 @@ impl Mending<'_, '_> {
                 && node.markers.opaque
                 && !above.is_root()
             {
-                self.engine.form.opaque.insert(above.to_owned());
+                self.engine.form.lowers.opaque.insert(above.to_owned());
             }
         }
         Ok(())
@@ -200,7 +201,7 @@ impl Mending<'_, '_> {
         if !self.layer.lookup_path(path)?.is_some_and(|node| node.is_dir()) {
             return Ok(());
         }
-        if self.engine.form.is_hidden(parent) {
+        if self.engine.form.lowers.is_hidden(parent) {
             // Hidden by a mark that came after it was made: what it looks like was settled before that.
             let implied = as_below(self.engine, path)?;
             return self.engine.describe_implied(path, &implied);
@@ -265,7 +266,7 @@ impl Mending<'_, '_> {
         if !self.layer.lookup_path(path)?.is_some_and(|node| node.is_dir()) {
             return Ok(());
         }
-        if self.engine.form.is_hidden(path) || self.engine.form.lower_dir(path)?.is_none() {
+        if self.engine.form.lowers.is_hidden(path) || self.engine.form.lowers.dir(path)?.is_none() {
             remove_whiteouts(self.engine, path)?;
         }
         Ok(())
@@ -274,8 +275,8 @@ impl Mending<'_, '_> {
     /// Removes the directory `path` if it is empty and hides nothing: it looks as if it was not there.
     fn drop_if_unused(&mut self, path: LayerPath<'_>) -> Result<()> {
         let Some((parent, name)) = path.split_last() else { return Ok(()) };
-        let hides = self.engine.form.is_hidden(path) && !self.engine.form.is_hidden(parent);
-        if hides && self.engine.form.lower_dir(path)?.is_some() {
+        let hides = self.engine.form.lowers.is_hidden(path) && !self.engine.form.lowers.is_hidden(parent);
+        if hides && self.engine.form.lowers.dir(path)?.is_some() {
             return Ok(());
         }
         let above = self.engine.walk_to_remove(parent)?.map(|walked| walked.place);

@@ -5,6 +5,8 @@
 //! may come a mode (`0755`), `uid N`, `gid N`, `mtime S[.N]`, `atime S[.N]`, and attributes (`user.k=v`).
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "every test binary uses its own part")]
 
+pub mod cases;
+
 use std::{
     collections::BTreeMap,
     fs,

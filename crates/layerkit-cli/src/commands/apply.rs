@@ -31,7 +31,7 @@ pub(super) fn apply(args: &Apply, global: &Global) -> Result<Outcome> {
 }
 
 /// A blob file, `-` for standard input, or `IMAGE#N`. A file whose name only looks like the last is a file.
-fn open(layer: &str, media_type: Option<MediaType>) -> Result<LayerInput> {
+pub(super) fn open(layer: &str, media_type: Option<MediaType>) -> Result<LayerInput> {
     if layer == "-" {
         return Ok(LayerInput::new(Box::new(std::io::stdin()), media_type));
     }
