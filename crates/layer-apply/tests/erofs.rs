@@ -182,8 +182,7 @@ fn a_large_file_keeps_its_blocks_when_its_inode_is_written_again() {
 
 #[test]
 fn a_file_may_have_more_names_than_a_compact_inode_counts() {
-    let mut options = WriteOptions::new();
-    options = options.epoch(0);
+    let options = WriteOptions::new().epoch(Metadata::file(0).mtime.secs);
     let path = |name: &str| layer_model::LayerPathBuf::clean(name.as_bytes()).unwrap();
     let mut sink = ErofsSink::new::<OverlayDir>(
         Cursor::new(Vec::new()),

@@ -57,7 +57,7 @@ impl Drop for Buffer {
 }
 
 /// How many buffers a pool keeps while nobody uses them: about as many as the queues of a pipeline hold.
-const KEPT: usize = 16;
+const KEPT: usize = 20;
 
 /// Where buffers of one size wait to be used again: taking memory from the system anew, page by page, costs
 /// as much as hashing it.

@@ -7,7 +7,11 @@ use layer_model::{Digest, Digester, MediaType, digest::Algorithm};
 
 use crate::Chunk;
 
-/// How many chunks may wait to be hashed. Hashing is faster than what feeds it; the queue evens out bursts.
+/// How many bytes may wait to be hashed. What feeds the hash comes in bursts, as from a pipe; more than this leaves
+/// the cache before it is hashed.
+const AHEAD: usize = 3 << 20;
+
+/// How many chunks may wait at least.
 const QUEUE: usize = 4;
 
 /// What is known of a blob after all of it went by.
@@ -30,6 +34,8 @@ pub struct BlobSummary {
 #[derive(Debug)]
 pub(crate) struct Hasher {
     place: Place,
+    /// How long chunks are.
+    chunk_len: usize,
 }
 
 #[derive(Debug)]
@@ -40,19 +46,26 @@ enum Place {
 }
 
 impl Hasher {
-    pub(crate) fn new(algorithm: Algorithm, on_thread: bool) -> Self {
-        let mut digester = Digester::new(algorithm);
-        if !on_thread {
-            return Self { place: Place::Here(digester) };
-        }
-        let (queue, chunks) = bounded::<Chunk>(QUEUE);
+    /// Hashes chunks of `chunk_len` bytes or so.
+    pub(crate) fn new(algorithm: Algorithm, on_thread: bool, chunk_len: usize) -> Self {
+        let here = Self { place: Place::Here(Digester::new(algorithm)), chunk_len: chunk_len.max(1) };
+        if on_thread { here.on_thread() } else { here }
+    }
+
+    /// The same, on a thread from now on.
+    pub(crate) fn on_thread(mut self) -> Self {
+        let mut digester = match std::mem::replace(&mut self.place, Place::Finished) {
+            Place::Here(digester) => digester,
+            place => return Self { place, ..self },
+        };
+        let (queue, chunks) = bounded::<Chunk>((AHEAD / self.chunk_len).max(QUEUE));
         let thread = thread::spawn(move || {
             for chunk in chunks {
                 digester.update(&chunk);
             }
             digester
         });
-        Self { place: Place::Thread { queue, thread } }
+        Self { place: Place::Thread { queue, thread }, ..self }
     }
 
     pub(crate) fn update(&mut self, chunk: &Chunk) {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io::{self, Read, Write},
+    io::{self, BufRead, Read, Write},
 };
 
 use sha2::{Digest, Sha256};
@@ -14,10 +14,9 @@ use crate::{
 
 use super::sparse;
 
-/// How much is copied at once.
-const PIECE: usize = 256 << 10;
-
-const _: () = assert!(PIECE.is_multiple_of(1 << crate::raw::superblock::MAX_BLOCK_BITS));
+/// Zeros for holes and for the ends of blocks.
+const ZEROS: [u8; 1 << crate::raw::superblock::MAX_BLOCK_BITS] =
+    [0; 1 << crate::raw::superblock::MAX_BLOCK_BITS];
 
 /// Writes the data of files one after the other, each from a block of its own on.
 ///
@@ -51,23 +50,13 @@ pub struct BlobWriter<W> {
     /// The chunks written so far, by hash and length.
     seen: HashMap<([u8; 32], u32), u64>,
     buffer: Vec<u8>,
-    piece: Vec<u8>,
 }
 
 impl<W: Write> BlobWriter<W> {
     /// Starts at block 0 of what becomes the device of that number. Of the options the block and chunk size count.
     pub fn new(out: W, options: &super::WriteOptions, device: u16) -> Self {
         let (block_bits, chunk_bits) = (options.block_bits, options.chunk_bits);
-        Self {
-            out,
-            device,
-            block_bits,
-            chunk_bits,
-            next: 0,
-            seen: HashMap::new(),
-            buffer: Vec::new(),
-            piece: vec![0; PIECE],
-        }
+        Self { out, device, block_bits, chunk_bits, next: 0, seen: HashMap::new(), buffer: Vec::new() }
     }
 
     /// How many blocks were written.
@@ -79,7 +68,7 @@ impl<W: Write> BlobWriter<W> {
     ///
     /// # Errors
     /// `Io` if reading or writing fails, or the content ends early.
-    pub fn append(&mut self, size: u64, content: &mut dyn Read) -> Result<FileData> {
+    pub fn append(&mut self, size: u64, content: &mut dyn BufRead) -> Result<FileData> {
         match self.chunk_bits {
             _ if size == 0 => Ok(FileData::Hole),
             Some(bits) => self.append_chunks(size, &[(0, size)], content, bits - self.block_bits),
@@ -99,7 +88,7 @@ impl<W: Write> BlobWriter<W> {
         &mut self,
         size: u64,
         ranges: &[(u64, u64)],
-        content: &mut dyn Read,
+        content: &mut dyn BufRead,
     ) -> Result<FileData> {
         let mut end = 0;
         for &(offset, len) in ranges {
@@ -140,7 +129,7 @@ impl<W: Write> BlobWriter<W> {
     }
 
     /// Writes bytes and zeros to the end of their last block, and returns the first block.
-    pub(super) fn append_blocks(&mut self, size: u64, content: &mut dyn Read) -> Result<u64> {
+    pub(super) fn append_blocks(&mut self, size: u64, content: &mut dyn BufRead) -> Result<u64> {
         let block = self.next;
         self.copy(size, content)?;
         self.advance(size)?;
@@ -151,7 +140,7 @@ impl<W: Write> BlobWriter<W> {
         &mut self,
         size: u64,
         ranges: &[(u64, u64)],
-        content: &mut dyn Read,
+        content: &mut dyn BufRead,
         bits: u8,
     ) -> Result<FileData> {
         let chunk_size = 1u64 << (bits + self.block_bits);
@@ -172,7 +161,7 @@ impl<W: Write> BlobWriter<W> {
     }
 
     /// Writes a chunk, unless it is all zeros or was written before.
-    fn append_unless_known(&mut self, size: u64, content: &mut dyn Read) -> Result<Option<u64>> {
+    fn append_unless_known(&mut self, size: u64, content: &mut dyn BufRead) -> Result<Option<u64>> {
         let mut chunk = std::mem::take(&mut self.buffer);
         chunk.resize(size as usize, 0);
         content.read_exact(&mut chunk).map_err(|error| Error::io("read content", error))?;
@@ -191,18 +180,22 @@ impl<W: Write> BlobWriter<W> {
     }
 
     /// Writes `size` bytes and zeros to the end of the block.
-    fn copy(&mut self, size: u64, content: &mut dyn Read) -> Result<()> {
+    fn copy(&mut self, size: u64, content: &mut dyn BufRead) -> Result<()> {
         let mut rest = size;
         while rest > 0 {
-            let len = usize::try_from(rest).unwrap_or(PIECE).min(PIECE);
-            let padded = len.next_multiple_of(1 << self.block_bits);
-            let piece = &mut self.piece[..padded];
-            content.read_exact(&mut piece[..len]).map_err(|error| Error::io("read content", error))?;
-            piece[len..].fill(0);
-            self.out.write_all(piece).map_err(|error| Error::io("write data", error))?;
+            let piece = match content.fill_buf() {
+                Ok([]) => Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                piece => piece,
+            };
+            let piece = piece.map_err(|error| Error::io("read content", error))?;
+            let len = piece.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+            self.out.write_all(&piece[..len]).map_err(|error| Error::io("write data", error))?;
+            content.consume(len);
             rest -= len as u64;
         }
-        Ok(())
+        let padding = size.next_multiple_of(1 << self.block_bits) - size;
+        self.out.write_all(&ZEROS[..padding as usize]).map_err(|error| Error::io("write data", error))
     }
 
     fn advance(&mut self, size: u64) -> Result<()> {
@@ -217,7 +210,7 @@ impl<W: Write> BlobWriter<W> {
 /// The content of a file with its holes filled in, from ranges that come back to back.
 struct Filled<'a> {
     ranges: &'a [(u64, u64)],
-    content: &'a mut dyn Read,
+    content: &'a mut dyn BufRead,
     position: u64,
 }
 
@@ -233,23 +226,35 @@ impl Filled<'_> {
     }
 }
 
-impl Read for Filled<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+impl BufRead for Filled<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let hole = match self.has_data_before(u64::MAX) {
             true => self.ranges[0].0.saturating_sub(self.position),
             false => u64::MAX,
         };
-        let len = if hole > 0 {
-            let len = usize::try_from(hole).unwrap_or(usize::MAX).min(buf.len());
-            buf[..len].fill(0);
-            len
-        } else {
-            let rest = self.ranges[0].0 + self.ranges[0].1 - self.position;
-            let len = usize::try_from(rest).unwrap_or(usize::MAX).min(buf.len());
-            self.content.read_exact(&mut buf[..len])?;
-            len
-        };
+        if hole > 0 {
+            return Ok(&ZEROS[..usize::try_from(hole).unwrap_or(usize::MAX).min(ZEROS.len())]);
+        }
+        let rest = self.ranges[0].0 + self.ranges[0].1 - self.position;
+        let piece = self.content.fill_buf()?;
+        Ok(&piece[..piece.len().min(usize::try_from(rest).unwrap_or(usize::MAX))])
+    }
+
+    fn consume(&mut self, len: usize) {
+        // What was shown last is a hole, or data of the first range.
+        if self.ranges.first().is_some_and(|(offset, _)| *offset <= self.position) {
+            self.content.consume(len);
+        }
         self.position += len as u64;
+    }
+}
+
+impl Read for Filled<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let piece = self.fill_buf()?;
+        let len = piece.len().min(buf.len());
+        buf[..len].copy_from_slice(&piece[..len]);
+        self.consume(len);
         Ok(len)
     }
 }

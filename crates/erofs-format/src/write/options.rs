@@ -1,5 +1,7 @@
 //! What a caller can choose about an image.
 
+use std::{cmp::Reverse, collections::HashMap};
+
 use crate::{
     error::Result,
     raw::{
@@ -63,6 +65,7 @@ pub struct WriteOptions {
     pub(crate) inodes: InodeForm,
     pub(crate) large: bool,
     pub(crate) epoch: i64,
+    pub(crate) epoch_from_files: bool,
     pub(crate) build_time: i64,
     pub(crate) times: Times,
     pub(crate) whole_seconds: bool,
@@ -85,6 +88,7 @@ impl Default for WriteOptions {
             inodes: InodeForm::Auto,
             large: false,
             epoch: 0,
+            epoch_from_files: false,
             build_time: 0,
             times: Times::Keep,
             whole_seconds: false,
@@ -169,6 +173,14 @@ impl WriteOptions {
         Self { epoch: seconds, ..self }
     }
 
+    /// Takes the epoch from the files: the time that most of them have, or of the first that a
+    /// [`StreamWriter`](crate::StreamWriter) writes. Their inodes are then half as large, which for images whose times
+    /// were all set to one makes the difference. Means nothing for 48-bit images.
+    #[must_use]
+    pub fn epoch_from_files(self, on: bool) -> Self {
+        Self { epoch_from_files: on, ..self }
+    }
+
     /// When the image was built, in seconds since 1970. Only 48-bit images store it apart from the epoch.
     #[must_use]
     pub fn build_time(self, seconds: i64) -> Self {
@@ -243,6 +255,20 @@ impl WriteOptions {
     /// The block size in bytes.
     pub(crate) fn block(&self) -> u64 {
         1 << self.block_bits
+    }
+
+    /// Fixes the epoch, if it is to come from files, to the time that occurs most often, the earliest of several such.
+    pub(crate) fn choose_epoch(&mut self, times: impl Iterator<Item = Timestamp>) {
+        if !std::mem::take(&mut self.epoch_from_files) || self.large {
+            return;
+        }
+        let mut counts = HashMap::<i64, u32>::new();
+        for time in times.map(|time| self.time(time)).filter(|time| time.nanoseconds == 0) {
+            let count = counts.entry(time.seconds).or_default();
+            *count = count.saturating_add(1);
+        }
+        let most = counts.into_iter().max_by_key(|&(seconds, count)| (count, Reverse(seconds)));
+        self.epoch = most.map_or(self.epoch, |(seconds, _)| seconds);
     }
 
     /// A file's time as the image will have it.

@@ -192,6 +192,7 @@ impl ImagePlan {
             inodes: 0,
             has_chunks: false,
         };
+        plan.options.choose_epoch(plan.tree.nodes.iter().map(|node| node.metadata().mtime));
         plan.visit();
         plan.place_shared_xattrs()?;
         plan.place_inodes(contents)?;

@@ -5,7 +5,7 @@
 //! but the number of its names, which is corrected at the end. Directories, and files without inline part,
 //! wait for the end: their metadata is small.
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 
 use crate::{
     error::{Error, Result},
@@ -132,7 +132,7 @@ impl<W: Read + Write + Seek> StreamWriter<W> {
         metadata: Metadata,
         xattrs: impl IntoIterator<Item = (&'x [u8], &'x [u8])>,
         size: u64,
-        content: &mut dyn Read,
+        content: &mut dyn BufRead,
     ) -> Result<NodeId> {
         self.tree.check_free(dir, name)?;
         let set = self.tree.xattrs.intern(xattrs)?;
@@ -166,7 +166,7 @@ impl<W: Read + Write + Seek> StreamWriter<W> {
         xattrs: impl IntoIterator<Item = (&'x [u8], &'x [u8])>,
         size: u64,
         ranges: &[(u64, u64)],
-        content: &mut dyn Read,
+        content: &mut dyn BufRead,
     ) -> Result<NodeId> {
         self.tree.check_free(dir, name)?;
         let set = self.tree.xattrs.intern(xattrs)?;
@@ -195,8 +195,9 @@ impl<W: Read + Write + Seek> StreamWriter<W> {
         set: SetId,
         size: u64,
         tail: u64,
-        content: &mut dyn Read,
+        content: &mut dyn BufRead,
     ) -> Result<Option<SettledInode>> {
+        self.options.choose_epoch(std::iter::once(metadata.mtime));
         let mut node = self.tree.new_regular(metadata, size)?;
         node.nlink = 1;
         let extended = inode::is_extended(&node, &self.options, false)?;

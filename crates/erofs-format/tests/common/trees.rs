@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io::{Read, Seek, Write},
+    io::{BufReader, Read, Seek, Write},
     os::unix::{ffi::OsStrExt, fs::FileExt},
     path::Path,
 };
@@ -160,7 +160,14 @@ pub fn stream_of<W: Read + Write + Seek>(
                 SPARSE.iter().flat_map(|&(at, len)| all[at as usize..][..len as usize].to_vec()).collect();
             writer.add_sparse_file(dir, name, metadata(seen), xattrs, seen.size, &SPARSE, &mut &data[..])
         } else {
-            writer.add_file(dir, name, metadata(seen), xattrs, seen.size, &mut File::open(full).unwrap())
+            writer.add_file(
+                dir,
+                name,
+                metadata(seen),
+                xattrs,
+                seen.size,
+                &mut BufReader::new(File::open(full).unwrap()),
+            )
         };
         ids.insert(path.clone(), id.unwrap());
     }

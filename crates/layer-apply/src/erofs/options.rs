@@ -33,7 +33,7 @@ impl fmt::Debug for Exclude {
 /// overlay form, with the writer's own defaults.
 ///
 /// Setters chain: `ErofsOptions::new().whiteouts(Whiteouts::Leave)`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ErofsOptions {
     pub(crate) write: WriteOptions,
     pub(crate) whiteouts: Whiteouts,
@@ -49,13 +49,33 @@ pub struct ErofsOptions {
     exclude: Option<Exclude>,
 }
 
+impl Default for ErofsOptions {
+    fn default() -> Self {
+        Self {
+            write: WriteOptions::new().epoch_from_files(true),
+            whiteouts: Whiteouts::default(),
+            namespace: None,
+            overlay_xattrs: OverlayXattrs::default(),
+            drop_xattrs: Vec::new(),
+            no_xattrs: false,
+            ignore_root: false,
+            owner: (None, None),
+            implied_dir_time: Timestamp::EPOCH,
+            limits: Limits::default(),
+            sync: false,
+            exclude: None,
+        }
+    }
+}
+
 impl ErofsOptions {
     /// The defaults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How the image is written: block size, inline data, chunks, UUID, times.
+    /// How the image is written: block size, inline data, chunks, UUID, times. Default: the writer's own, with the
+    /// epoch taken from the files.
     #[must_use]
     pub fn write(mut self, write: WriteOptions) -> Self {
         self.write = write;

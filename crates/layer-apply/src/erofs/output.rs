@@ -1,6 +1,6 @@
 //! Where the content of files goes: into the image, into a blob beside it, or nowhere, as it lies in an archive.
 
-use std::io::{Read, Seek, Write};
+use std::io::{BufRead, Read, Seek, Write};
 
 use erofs_format::{
     BlobWriter, BlockAddress, FileData, ImagePlan, Metadata, NewDevice, NewFile, NodeId, StreamWriter,
@@ -51,7 +51,7 @@ pub(super) struct NewContent<'a> {
     /// Where it begins in the archive.
     pub(super) archive_offset: Option<u64>,
     /// The data, without holes.
-    pub(super) data: &'a mut dyn Read,
+    pub(super) data: &'a mut dyn BufRead,
 }
 
 impl<W: Read + Write + Seek> Output<W> {

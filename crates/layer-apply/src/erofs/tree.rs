@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Read, Seek, Write},
+    io::{self, BufRead, BufReader, Read, Seek, Write},
 };
 
 use erofs_format::{DeviceNumber, FileType, NewFile, NodeId};
@@ -27,6 +27,9 @@ use crate::{
     options::OverlayXattrs,
     walk::{Place, Walker},
 };
+
+/// How much of a file is read at once.
+const PIECE: usize = 256 * 1024;
 
 /// An image in the making.
 ///
@@ -191,7 +194,7 @@ impl<'m, W: Read + Write + Seek> Builder<'m, W> {
         self.clear(dir, name, path.as_path())?;
         let (metadata, xattrs) = self.described(path.as_path(), metadata, xattrs)?;
         let mut failed = None;
-        let mut add = |size, extents, data: &mut dyn Read| {
+        let mut add = |size, extents, data: &mut dyn BufRead| {
             let data = &mut Input { content: data, failed: &mut failed };
             let content = NewContent { size, extents, archive_offset, data };
             self.writer.add_file(dir, name, metadata, &xattrs, content)
@@ -200,7 +203,9 @@ impl<'m, W: Read + Write + Seek> Builder<'m, W> {
             (size, Body::Bytes(mut bytes)) => add(size, None, &mut bytes),
             (size, Body::Stream(stream)) => add(size, None, &mut { stream }),
             (size, Body::Range { file, offset }) => {
-                add(size, None, &mut Content::from_range(file, offset, size).into_reader())
+                let reader = Content::from_range(file, offset, size).into_reader();
+                let room = usize::try_from(size).map_or(PIECE, |size| size.min(PIECE));
+                add(size, None, &mut BufReader::with_capacity(room, reader))
             }
             (size, Body::Sparse { extents, packed }) => add(size, Some(extents), &mut { packed }),
             _ => return Err(Error::new(ErrorKind::NotSupported, "content of a form that is not known here")),
@@ -353,16 +358,30 @@ struct Input<'a, R: ?Sized> {
     failed: &'a mut Option<io::Error>,
 }
 
+impl<R: ?Sized> Input<'_, R> {
+    fn note<T>(failed: &mut Option<io::Error>, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| {
+            let copy = io::Error::from(error.kind());
+            if error.kind() != io::ErrorKind::Interrupted {
+                *failed = Some(error);
+            }
+            copy
+        })
+    }
+}
+
 impl<R: Read + ?Sized> Read for Input<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.content.read(buf) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => {
-                let copy = io::Error::from(error.kind());
-                *self.failed = Some(error);
-                Err(copy)
-            }
-            read => read,
-        }
+        Self::note(self.failed, self.content.read(buf))
+    }
+}
+
+impl<R: BufRead + ?Sized> BufRead for Input<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        Self::note(self.failed, self.content.fill_buf())
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.content.consume(len);
     }
 }

@@ -16,7 +16,7 @@ use layer_model::{
 
 use super::{
     BlobOptions, BlobSource, chain,
-    stage::{ReadResult, ReadStage, Stage, Threaded},
+    stage::{CONTENT_SIZE, ReadResult, ReadStage, Stage, Threaded},
 };
 use crate::{BlobSummary, Chunk, ReadOptions, TarSource, hash::Hasher};
 
@@ -74,8 +74,11 @@ impl<'m> LayerBlob<'m> {
         let (stop, stop_signal) = bounded(0);
         let chain = chain::build(Box::new(stage), media_type, &options, &stop_signal, monitor)?;
         let chain::Chain { stage, content_type, is_bare } = chain;
+        // What needs no work but the hash is read by the caller's thread, and hashed by another.
+        let threaded = options.jobs > 1 && !is_bare;
+        read.hash_apart.store(options.jobs > 1 && is_bare, Ordering::Relaxed);
         let stage: Box<dyn Stage> =
-            if options.jobs > 1 { Box::new(Threaded::start(stage, stop_signal)) } else { stage };
+            if threaded { Box::new(Threaded::start(stage, stop_signal)) } else { stage };
         let same = is_bare && content_algorithm == blob_algorithm;
         Ok(Self {
             stop: Some(stop),
@@ -83,7 +86,7 @@ impl<'m> LayerBlob<'m> {
             current: None,
             media_type: media_type.clone(),
             content_type,
-            content_hash: (!same).then(|| Hasher::new(content_algorithm, options.jobs > 2)),
+            content_hash: (!same).then(|| Hasher::new(content_algorithm, options.jobs > 2, CONTENT_SIZE)),
             expect_diff_id: options.expect_diff_id,
             max_total_size: options.max_total_size,
             total: 0,

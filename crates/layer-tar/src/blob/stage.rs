@@ -5,24 +5,24 @@ use std::{
     io::{self, BufRead, Read},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use crossbeam_channel::{Receiver, bounded, select};
-use layer_model::{Digest, Digester, Error, ErrorKind, IoContext, Result, digest::Algorithm};
+use layer_model::{Digest, Error, ErrorKind, IoContext, Result, digest::Algorithm};
 
 use super::decode::{Decoder, Step};
-use crate::{Chunk, chunk::Pool};
+use crate::{Chunk, chunk::Pool, hash::Hasher};
 
 /// How much is read at once. Large enough that queues and system calls do not count, small enough that what
 /// is read is still in the cache when it is hashed and inflated.
 pub(super) const READ_SIZE: usize = 256 * 1024;
 
 /// How much is decompressed at once, for the same reasons.
-const CONTENT_SIZE: usize = 512 * 1024;
+pub(super) const CONTENT_SIZE: usize = 512 * 1024;
 
 /// How many chunks wait between two threads.
 const QUEUE: usize = 4;
@@ -46,6 +46,8 @@ pub(super) struct ReadResult {
     pub(super) count: AtomicU64,
     /// The digest, once all was read.
     pub(super) digest: Mutex<Option<Digest>>,
+    /// Set when what is read is used as it is, by a thread that has enough to do: hash elsewhere.
+    pub(super) hash_apart: AtomicBool,
 }
 
 impl ReadResult {
@@ -58,7 +60,8 @@ impl ReadResult {
 pub(super) struct ReadStage {
     input: Box<dyn Read + Send>,
     pool: Pool,
-    digester: Option<Digester>,
+    hasher: Option<Hasher>,
+    count: u64,
     expect_digest: Option<Digest>,
     expect_size: Option<u64>,
     result: Arc<ReadResult>,
@@ -72,17 +75,17 @@ impl ReadStage {
         expect_size: Option<u64>,
         result: Arc<ReadResult>,
     ) -> Self {
-        let digester = Some(Digester::new(algorithm));
-        Self { input, pool: Pool::new(READ_SIZE), digester, expect_digest, expect_size, result }
+        let hasher = Some(Hasher::new(algorithm, false, READ_SIZE));
+        Self { input, pool: Pool::new(READ_SIZE), hasher, count: 0, expect_digest, expect_size, result }
     }
 
     fn check_end(&mut self) -> Result<()> {
-        let Some(digester) = self.digester.take() else { return Ok(()) };
-        let got = digester.count();
+        let Some(hasher) = self.hasher.take() else { return Ok(()) };
+        let got = self.count;
         if let Some(expected) = self.expect_size.filter(|expected| *expected != got) {
             return Err(Error::new(ErrorKind::SizeMismatch { expected, got }, "blob has another size"));
         }
-        let digest = digester.finish();
+        let (digest, _) = hasher.finish();
         if let Some(expected) = self.expect_digest.take().filter(|expected| *expected != digest) {
             let kind = ErrorKind::DigestMismatch { expected, got: digest };
             return Err(Error::new(kind, "blob has another digest"));
@@ -101,13 +104,14 @@ impl Stage for ReadStage {
             return Ok(None);
         }
         let chunk = buffer.freeze(n);
-        let count = match &mut self.digester {
-            Some(digester) => {
-                digester.update(&chunk);
-                digester.count()
-            }
-            None => 0,
-        };
+        if self.result.hash_apart.swap(false, Ordering::Relaxed) {
+            self.hasher = self.hasher.take().map(Hasher::on_thread);
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&chunk);
+        }
+        self.count += chunk.len() as u64;
+        let count = self.count;
         self.result.count.store(count, Ordering::Relaxed);
         match self.expect_size {
             // No need to read, and to inflate, what was not announced.

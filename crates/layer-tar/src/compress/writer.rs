@@ -92,7 +92,7 @@ impl<W: Write> BlobWriter<W> {
         };
         let blob_hash = match engine {
             Engine::Nobody => None,
-            _ => Some(Hasher::new(options.algorithm, threaded)),
+            _ => Some(Hasher::new(options.algorithm, threaded, codec.block_len())),
         };
         Ok(Self {
             out,
@@ -102,7 +102,7 @@ impl<W: Write> BlobWriter<W> {
             pool: Pool::new(codec.block_len().max(1)),
             block: None,
             filled: 0,
-            content_hash: Some(Hasher::new(options.algorithm, threaded)),
+            content_hash: Some(Hasher::new(options.algorithm, threaded, codec.block_len())),
             blob_hash,
             failed: false,
         })

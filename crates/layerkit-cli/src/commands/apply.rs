@@ -1,9 +1,10 @@
 //! `apply`: one layer blob onto a directory.
 
-use std::path::Path;
+use std::{os::fd::AsFd, path::Path};
 
 use layerkit::{
-    ApplyLayerOptions, Error, ErrorKind, Image, ImageRef, LayerInput, MediaType, Result, apply_layer,
+    ApplyLayerOptions, Error, ErrorKind, Image, ImageRef, IoContext, LayerInput, MediaType, Result,
+    apply_layer,
 };
 use serde_json::json;
 
@@ -33,7 +34,7 @@ pub(super) fn apply(args: &Apply, global: &Global) -> Result<Outcome> {
 /// A blob file, `-` for standard input, or `IMAGE#N`. A file whose name only looks like the last is a file.
 pub(super) fn open(layer: &str, media_type: Option<MediaType>) -> Result<LayerInput> {
     if layer == "-" {
-        return Ok(LayerInput::new(Box::new(std::io::stdin()), media_type));
+        return Ok(LayerInput::new(Box::new(standard_input()?), media_type));
     }
     if !Path::new(layer).exists()
         && let Some((image, number)) = layer.rsplit_once('#')
@@ -46,4 +47,13 @@ pub(super) fn open(layer: &str, media_type: Option<MediaType>) -> Result<LayerIn
         });
     }
     LayerInput::file(Path::new(layer), media_type)
+}
+
+/// Standard input without a buffer between. A pipe is made to hold more, so that who writes into it and we wait
+/// less for each other.
+fn standard_input() -> Result<std::fs::File> {
+    let input = std::io::stdin().as_fd().try_clone_to_owned().during("duplicate standard input")?;
+    // Not a pipe, or a limit: then it works as it is.
+    let _ = rustix::pipe::fcntl_setpipe_size(&input, 1 << 18);
+    Ok(input.into())
 }

@@ -132,6 +132,7 @@ fn write_options(args: &Write) -> Result<WriteOptions> {
         .inline_data(!args.no_inline)
         .whole_seconds(args.whole_seconds)
         .large(args.large)
+        .epoch_from_files(true)
         .checksum(!args.no_checksum)
         .block_size(args.block_size)
         .map_err(erofs_error)?;
@@ -140,10 +141,10 @@ fn write_options(args: &Write) -> Result<WriteOptions> {
     }
     let time = |seconds| Timestamp { seconds, nanoseconds: 0 };
     if let Some(epoch) = args.source_date_epoch {
-        options = options.times(Times::AtMost(time(epoch))).epoch(epoch).build_time(epoch);
+        options = options.times(Times::AtMost(time(epoch))).build_time(epoch);
     }
     if let Some(all) = args.all_time {
-        options = options.times(Times::All(time(all))).epoch(all).build_time(all);
+        options = options.times(Times::All(time(all))).build_time(all);
     }
     if let Some(size) = args.chunk_size {
         options = options.chunk_size(size).map_err(erofs_error)?;
