@@ -265,7 +265,8 @@ impl ImagePlan {
         }
         self.shared = chosen;
         self.zone.start = at;
-        self.xattrs.measure(&self.tree.xattrs)
+        self.xattrs.measure(&self.tree.xattrs);
+        Ok(())
     }
 
     fn place_inodes(&mut self, contents: &dyn Contents) -> Result<()> {
@@ -402,7 +403,7 @@ impl ImagePlan {
         }
         Ok(Shape {
             extended: inode::is_extended(node, &self.options, high)?,
-            xattr_area: self.xattrs.area(node.xattrs),
+            xattr_area: self.xattrs.area(node.xattrs)?,
             map,
             chunks: count,
             tail: 0,

@@ -69,12 +69,13 @@ impl<W: Read + Write + Seek> StreamWriter<W> {
         let written = self.read_back(inode, tail)?;
         let extended = inode::is_extended(&node, &self.options, false)?;
         self.share_xattrs(node.xattrs)?;
-        let area = u64::from(self.xattrs.area_size(&self.tree.xattrs, node.xattrs)?);
-        let body = if extended { 64 } else { 32 } + area;
         let full_blocks = node.size / block;
-        if body + tail as u64 > block {
+        let head = if extended { 64 } else { 32 };
+        let area = self.xattrs.area_size(&self.tree.xattrs, node.xattrs).map(u64::from);
+        let Some(area) = area.filter(|area| head + area + tail as u64 <= block) else {
             return self.unsettle(id, &written, full_blocks);
-        }
+        };
+        let body = head + area;
         let start = (full_blocks > 0).then_some(u64::from(written.start));
         let mut bytes = Vec::with_capacity(body as usize + tail);
         inode::write(

@@ -202,7 +202,10 @@ impl<W: Read + Write + Seek> StreamWriter<W> {
         node.nlink = 1;
         let extended = inode::is_extended(&node, &self.options, false)?;
         self.share_xattrs(set)?;
-        let area = u64::from(self.xattrs.area_size(&self.tree.xattrs, set)?);
+        // Many large ones can only be shared, which is for the end to arrange.
+        let Some(area) = self.xattrs.area_size(&self.tree.xattrs, set).map(u64::from) else {
+            return Ok(None);
+        };
         let body = if extended { 64 } else { 32 } + area;
         if body + tail > self.options.block() {
             return Ok(None);

@@ -25,8 +25,8 @@ pub(super) struct XattrLayout {
     filter: bool,
     /// The position of each shared pair, 0 for those that are not.
     positions: Vec<u64>,
-    /// The size of each set's area.
-    areas: Vec<u32>,
+    /// The size of each set's area, where it has one.
+    areas: Vec<Option<u32>>,
     /// The position that ids count from.
     pub(super) base: u64,
 }
@@ -113,30 +113,26 @@ impl XattrLayout {
     }
 
     /// Fixes the areas of all sets, once it is known what is shared.
-    pub(super) fn measure(&mut self, pool: &XattrPool) -> Result<()> {
-        self.areas = (0..pool.set_count())
-            .map(|set| self.area_size(pool, SetId(set as u32)))
-            .collect::<Result<_>>()?;
-        Ok(())
+    pub(super) fn measure(&mut self, pool: &XattrPool) {
+        self.areas = (0..pool.set_count()).map(|set| self.area_size(pool, SetId(set as u32))).collect();
     }
 
     /// The size of a set's area, after [`XattrLayout::measure`].
-    pub(super) fn area(&self, set: SetId) -> u64 {
-        u64::from(self.areas[set.0 as usize])
+    pub(super) fn area(&self, set: SetId) -> Result<u64> {
+        let area = self.areas[set.0 as usize];
+        area.map(u64::from)
+            .ok_or_else(|| unrepresentable("xattrs", "the xattrs of a file take too much room"))
     }
 
-    /// The size of a set's area, as things are shared now.
-    pub(super) fn area_size(&self, pool: &XattrPool, set: SetId) -> Result<u32> {
+    /// The size of a set's area, as things are shared now; [`None`] if it would be too large.
+    pub(super) fn area_size(&self, pool: &XattrPool, set: SetId) -> Option<u32> {
         if set == SetId::EMPTY {
-            return Ok(0);
+            return Some(0);
         }
         let (shared, inline) = self.split(pool.set(set));
         let inline: u64 = inline.iter().map(|&pair| self.stored_size(pool, pair)).sum();
         let area = 12 + 4 * shared.len() as u64 + inline;
-        if area > AREA_MAX {
-            return Err(unrepresentable("xattrs", "the xattrs of a file take too much room"));
-        }
-        Ok(area as u32)
+        (area <= AREA_MAX).then_some(area as u32)
     }
 
     /// The shared positions (ascending) and the inline pairs of a set.
