@@ -15,7 +15,7 @@ use crate::{
 use super::sparse;
 
 /// Zeros for holes and for the ends of blocks.
-const ZEROS: [u8; 1 << crate::raw::superblock::MAX_BLOCK_BITS] =
+static ZEROS: [u8; 1 << crate::raw::superblock::MAX_BLOCK_BITS] =
     [0; 1 << crate::raw::superblock::MAX_BLOCK_BITS];
 
 /// Writes the data of files one after the other, each from a block of its own on.
