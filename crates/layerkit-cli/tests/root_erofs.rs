@@ -85,7 +85,7 @@ fn peers_agree(peers: &Path, shared: &SharedDir, name: &str, inodes: u64) {
 
 /// Layers made with typed parents, one over the other, mounted with overlayfs.
 fn layers_equal_umoci(test: &str, tag: &str, count: usize) {
-    need!(test, support::root());
+    need!(test, support::kernel_erofs());
     let (inputs, peers) = (need!(test, support::inputs()), need!(test, support::peers()));
     let shared = SharedDir::new(&peers, &format!("erofs-{tag}"));
     let applier = ErofsApplier::<ErofsImage>::new(ErofsOptions::new());
@@ -145,7 +145,7 @@ fn four_real_layers_mounted_and_merged_equal_umocis_tree() {
 #[test]
 fn an_index_shows_what_the_image_shows() {
     let test = "an_index_shows_what_the_image_shows";
-    need!(test, support::root());
+    need!(test, support::kernel_erofs());
     let inputs = need!(test, support::inputs());
     let scratch = tempfile::tempdir().unwrap();
     for tar in &layer_tars(&inputs, 4)[..] {
@@ -168,9 +168,73 @@ fn an_index_shows_what_the_image_shows() {
 }
 
 #[test]
+fn an_index_of_the_peer_is_read_as_the_kernel_reads_it() {
+    let test = "an_index_of_the_peer_is_read_as_the_kernel_reads_it";
+    need!(test, support::kernel_erofs());
+    let (inputs, peers) = (need!(test, support::inputs()), need!(test, support::peers()));
+    let shared = SharedDir::new(&peers, "erofs-peer-index");
+    for (n, tar) in layer_tars(&inputs, 2).iter().enumerate() {
+        fs::copy(tar, shared.outside.join("layer.tar")).unwrap();
+        let name = format!("index-{n}");
+        let (out, input) = (shared.inside.join(&name), shared.inside.join("layer.tar"));
+        let args = ["mkfs.erofs".as_ref(), "--quiet".as_ref(), "--tar=i".as_ref(), "--aufs".as_ref()];
+        peer_ok(&peers, args.into_iter().chain([out.as_os_str(), input.as_os_str()]));
+        let index = shared.outside.join(name);
+        let mounted = KernelMount::erofs(shared.outside.join("mount"), &index, std::slice::from_ref(tar));
+        let image = ErofsImage::open(&index, &[tar]).unwrap();
+        snapshot(&mounted.at).assert_same(&Snapshot::of(&image.plain()).unwrap());
+    }
+}
+
+/// Whatever this crate takes for sound after it was damaged, the kernel reads to its end and lives.
+#[test]
+fn the_kernel_survives_damaged_images_that_are_taken_for_sound() {
+    let test = "the_kernel_survives_damaged_images_that_are_taken_for_sound";
+    need!(test, support::kernel_erofs());
+    let scratch = tempfile::tempdir().unwrap();
+    let tree = scratch.path().join("tree");
+    fs::create_dir_all(tree.join("d/e")).unwrap();
+    for n in 0..40 {
+        fs::write(tree.join(format!("d/file-{n}")), vec![n as u8; n * 40]).unwrap();
+    }
+    std::os::unix::fs::symlink("d/file-1", tree.join("link")).unwrap();
+    fs::hard_link(tree.join("d/file-2"), tree.join("d/e/again")).unwrap();
+    let image = scratch.path().join("image");
+    let (mut state, mut tried) = (0x2545_f491_4f6c_dd1d_u64, 0);
+    for options in [&["--no-checksum"][..], &["--no-checksum", "--no-inline", "--chunk-size", "4096"]] {
+        let args =
+            ["erofs".as_ref(), "build".as_ref(), "--dir".as_ref(), tree.as_os_str(), image.as_os_str()];
+        layerkit_ok(args.into_iter().chain(options.iter().map(|arg| arg.as_ref())));
+        let good = fs::read(&image).unwrap();
+        for _ in 0..400 {
+            let mut bytes = good.clone();
+            for _ in 0..3 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let at = (state >> 20) as usize % bytes.len();
+                bytes[at] ^= 1 << (state & 7);
+            }
+            let Ok(opened) = layerkit::format::Image::open(layerkit::format::Memory(bytes.clone())) else {
+                continue;
+            };
+            if !opened.check(&Default::default()).is_ok_and(|report| report.is_sound()) {
+                continue;
+            }
+            let damaged = scratch.path().join("damaged");
+            fs::write(&damaged, bytes).unwrap();
+            let mounted = KernelMount::erofs(scratch.path().join("mount"), &damaged, &[]);
+            snapshot(&mounted.at).assert_same(&Snapshot::of(&ErofsImage::new(opened, "").plain()).unwrap());
+            tried += 1;
+        }
+    }
+    assert!(tried > 100, "only {tried} of 800 damaged images were sound");
+}
+
+#[test]
 fn a_root_file_system_becomes_an_image_and_is_extracted_again() {
     let test = "a_root_file_system_becomes_an_image_and_is_extracted_again";
-    need!(test, support::root());
+    need!(test, support::kernel_erofs());
     let (inputs, peers) = (need!(test, support::inputs()), need!(test, support::peers()));
     let shared = SharedDir::new(&peers, "erofs-rootfs");
     let (tree, image) = (inputs.join("rootfs-v1"), shared.outside.join("image"));
@@ -253,7 +317,7 @@ fn extremes(sink: &mut ErofsSink<'_, &mut fs::File>) {
 #[test]
 fn the_kernel_sees_the_extremes_as_they_were_written() {
     let test = "the_kernel_sees_the_extremes_as_they_were_written";
-    need!(test, support::root());
+    need!(test, support::kernel_erofs());
     let peers = need!(test, support::peers());
     let shared = SharedDir::new(&peers, "erofs-extremes");
     let path = shared.outside.join("image");
@@ -280,7 +344,7 @@ fn the_kernel_sees_the_extremes_as_they_were_written() {
 #[test]
 fn a_file_has_seventy_thousand_names() {
     let test = "a_file_has_seventy_thousand_names";
-    need!(test, support::root());
+    need!(test, support::kernel_erofs());
     let peers = need!(test, support::peers());
     let shared = SharedDir::new(&peers, "erofs-links");
     let path = shared.outside.join("image");
@@ -308,7 +372,7 @@ fn a_file_has_seventy_thousand_names() {
 #[test]
 fn a_terabyte_of_holes_is_a_small_image() {
     let test = "a_terabyte_of_holes_is_a_small_image";
-    need!(test, support::root());
+    need!(test, support::kernel_erofs());
     let peers = need!(test, support::peers());
     let shared = SharedDir::new(&peers, "erofs-holes");
     let path = shared.outside.join("image");

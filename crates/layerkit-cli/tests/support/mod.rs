@@ -34,6 +34,20 @@ pub(crate) fn root() -> Result<(), String> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { Err("needs root".into()) }
 }
 
+/// Whether the kernel mounts EROFS from loop devices, and this process may.
+pub(crate) fn kernel_erofs() -> Result<(), String> {
+    root()?;
+    let _ = Command::new("modprobe").args(["-q", "erofs"]).status();
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !known.split_whitespace().any(|name| name == "erofs") {
+        return Err("the kernel does not know EROFS".into());
+    }
+    match Command::new("losetup").arg("-f").output() {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err("there are no loop devices".into()),
+    }
+}
+
 /// The folder with the real image: an OCI layout `image`, its layers, and `rootfs-v1`, `rootfs-v2` as umoci
 /// unpacks them.
 pub(crate) fn inputs() -> Result<PathBuf, String> {
