@@ -22,7 +22,7 @@ use rustix::{
 use self::walk::Alias;
 pub(crate) use self::{
     attrs::Attrs,
-    link::{LateLink, invalid, missing},
+    link::{LateLink, check_link, invalid, missing},
 };
 use crate::{
     budget::Budget,

@@ -19,8 +19,6 @@ pub use self::{
     sink::{ErofsApplier, ErofsSink, ErofsWritten},
 };
 
-pub(crate) use erofs_error as model_error;
-
 /// An error of the format in the terms of the road. The error itself is its cause.
 pub fn erofs_error(error: erofs_format::Error) -> Error {
     use erofs_format::ErrorKind as Format;

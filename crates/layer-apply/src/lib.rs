@@ -1,4 +1,4 @@
-//! Applies the changes of a layer to directories, in overlayfs's form or flattened.
+//! Applies the changes of a layer to directories, in overlayfs's form or flattened, and to EROFS images.
 //!
 //! A layer arrives as a [`LayerSource`](layer_model::LayerSource): an archive, a difference, anything that says
 //! what changed. This crate writes it down:
@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`OverlayApplier`] | a new directory that holds this one layer | whiteouts and opaque marks, as the kernel reads them |
 //! | [`FlatApplier`] | a directory that holds the merged tree | deletions |
+//! | [`ErofsApplier`] | an EROFS image that holds this one layer | whiteouts and opaque marks, as the kernel reads them |
 //!
 //! An [`OverlayApplier`] holds its parents as typed handles and asks them for what the layer leaves out: what
 //! the directories above its files look like, where links lead, what a hard link to another layer names. Layers

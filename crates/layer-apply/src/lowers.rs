@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use layer_model::{
-    LayerDir, LayerPath, LayerPathBuf, LayerTree, Metadata, Result, Xattrs, merged::Merged,
+    Base, LayerDir, LayerPath, LayerPathBuf, LayerTree, Metadata, Result, Xattrs, merged::Merged,
     tree::LayerTreeExt,
 };
 
@@ -14,6 +14,17 @@ pub(crate) enum Parents {
     Known(Option<Merged>),
     /// Something that cannot be asked yet.
     Unknown,
+}
+
+impl Parents {
+    /// The layers of a base, as one tree.
+    pub(crate) fn of<P: LayerTree + Clone + 'static>(base: Base<'_, P>) -> Self {
+        match base {
+            Base::Empty => Self::Known(None),
+            Base::Layers(stack) => Self::Known(Some(Merged::of_stack(stack))),
+            Base::Unknown => Self::Unknown,
+        }
+    }
 }
 
 /// The layers below a layer in the making, and the directories of it that hide them.

@@ -387,6 +387,11 @@ impl ApplyOptions {
 
     /// What a directory gets that nothing describes.
     pub(crate) fn implied_dir(&self) -> (Metadata, Xattrs) {
-        (Metadata { mtime: self.implied_dir_time, ..Metadata::IMPLIED_DIR }, Xattrs::new())
+        implied_dir(self.implied_dir_time)
     }
+}
+
+/// A directory that nothing describes, with this time.
+pub(crate) fn implied_dir(mtime: Timestamp) -> (Metadata, Xattrs) {
+    (Metadata { mtime, ..Metadata::IMPLIED_DIR }, Xattrs::new())
 }

@@ -10,7 +10,7 @@ use std::{
 
 use layer_model::{
     Applied, Applier, Base, Change, Error, ErrorKind, IoContext, LayerPath, LayerPathBuf, LayerSink,
-    LayerSource, LayerTree, Monitor, Result, Stack, merged::Merged, road,
+    LayerSource, LayerTree, Monitor, Result, road,
 };
 use overlay_dir::{Namespace, OverlayDir, OverlayDirOptions, Owners};
 use rustix::fs::{Mode, OFlags, openat};
@@ -74,12 +74,7 @@ impl<P: LayerTree + Clone + 'static> OverlayApplier<P> {
         target: impl AsRef<Path>,
         monitor: &'m dyn Monitor,
     ) -> Result<OverlaySink<'m>> {
-        let parents = match parents {
-            Base::Empty => Parents::Known(None),
-            Base::Layers(stack) => Parents::Known(Some(Merged::of_stack(stack))),
-            Base::Unknown => Parents::Unknown,
-        };
-        OverlaySink::begin(self.options.clone(), parents, target.as_ref(), monitor)
+        OverlaySink::begin(self.options.clone(), Parents::of(parents), target.as_ref(), monitor)
     }
 
     /// Applies a layer before its parents are there, and says what they will have to be asked.
@@ -183,11 +178,6 @@ impl LayerSink for OverlaySink<'_> {
         self.stage.publish(sync)?;
         Ok((applied, pending))
     }
-}
-
-/// The parents of a reconciliation.
-fn known<P: LayerTree + Clone + 'static>(parents: Option<&Stack<P>>) -> Parents {
-    Parents::Known(parents.map(Merged::of_stack))
 }
 
 fn root_opaque_unsupported() -> Error {

@@ -145,6 +145,19 @@ impl Markers {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Refuses what a layer by itself cannot show, as it lies in a lower one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnsupportedMarker`] for a redirect and for a metacopy.
+    pub fn check_self_contained(&self) -> Result<()> {
+        let marker = match self {
+            Self { redirect: Some(_), .. } => "redirect",
+            Self { metacopy: Some(_), .. } => "metacopy",
+            _ => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::UnsupportedMarker { marker }, "what the file holds is in a lower layer"))
+    }
 }
 
 /// Where in the lower layers a renamed directory or file comes from.

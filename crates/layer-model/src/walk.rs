@@ -3,8 +3,8 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use crate::{
-    Action, Change, Content, Entry, EntryKind, Error, ErrorKind, LayerDir, LayerPathBuf, LayerSource,
-    LayerTree, Monitor, Node, NodeKind, Origin, ReadAt, Result, Warning, WarningKind, tree::InodeId,
+    Action, Change, Content, Entry, EntryKind, LayerDir, LayerPathBuf, LayerSource, LayerTree, Monitor, Node,
+    NodeKind, Origin, ReadAt, Result, Warning, WarningKind, tree::InodeId,
 };
 
 /// The changes that a tree consists of: of a single layer those that it makes, whiteouts and opaque marks included; of
@@ -101,15 +101,7 @@ impl<'a> TreeSource<'a> {
 
     /// Opens what the change to come needs.
     fn enter(&mut self, dir: &dyn LayerDir, path: &LayerPathBuf, name: &[u8], node: &Node) -> Result<()> {
-        let markers = &node.markers;
-        for (set, marker) in
-            [(markers.redirect.is_some(), "redirect"), (markers.metacopy.is_some(), "metacopy")]
-        {
-            if set {
-                let message = "what the file holds is in a lower layer";
-                return Err(Error::new(ErrorKind::UnsupportedMarker { marker }, message));
-            }
-        }
+        node.markers.check_self_contained()?;
         if node.is_dir() {
             let child = dir.open_dir(name)?;
             let entries = child.entries()?.into_iter();

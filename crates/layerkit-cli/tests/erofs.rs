@@ -90,6 +90,22 @@ fn a_directory_becomes_an_image_and_a_directory_again() {
 }
 
 #[test]
+fn a_wide_tree_takes_few_descriptors() {
+    let scratch = Scratch::new();
+    for n in 0..200 {
+        fs::create_dir(scratch.at(&format!("tree/{n}"))).unwrap();
+    }
+    let (tree, image) = (scratch.text("tree"), scratch.text("image"));
+    let script = "ulimit -n 64 && exec \"$@\"";
+    let output = std::process::Command::new("sh")
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_layerkit"), "erofs", "build", "--dir", &tree, &image])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(layerkit_ok(["erofs", "check", &image])["directories"], 202);
+}
+
+#[test]
 fn a_layer_becomes_an_image_and_a_layer_again() {
     let scratch = Scratch::new();
     let (image, tar) = (scratch.text("image"), scratch.text("layer.tar"));

@@ -16,7 +16,7 @@ use layer_model::{
     Timestamp, Xattrs, content::Extent, testing::Snapshot,
 };
 use layerkit::{
-    apply::{ErofsApplier, ErofsImage, ErofsOptions, ErofsSink},
+    apply::{ErofsApplier, ErofsImage, ErofsOptions, ErofsSink, ErofsWritten},
     format::WriteOptions,
 };
 use support::{SharedDir, layerkit_ok, peer_ok, snapshot};
@@ -262,6 +262,15 @@ fn a_root_file_system_becomes_an_image_and_is_extracted_again() {
     snapshot(&tree).assert_same(&snapshot(&out));
 }
 
+/// Makes the image `path` of the changes that `fill` hands in.
+fn image_of(path: &Path, fill: impl FnOnce(&mut ErofsSink<'_, &mut fs::File>)) -> ErofsWritten {
+    let mut file = fs::File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+    let mut sink =
+        ErofsSink::new::<ErofsImage>(&mut file, Base::Empty, ErofsOptions::new(), &Silent).unwrap();
+    fill(&mut sink);
+    sink.finish().unwrap().1
+}
+
 /// A tree at the ends of what there can be, as changes.
 fn extremes(sink: &mut ErofsSink<'_, &mut fs::File>) {
     let metadata = |mode, secs| Metadata { mtime: Timestamp::new(secs, 7), ..Metadata::file(mode) };
@@ -330,13 +339,9 @@ fn the_kernel_sees_the_extremes_as_they_were_written() {
     let peers = need!(test, support::peers());
     let shared = SharedDir::new(&peers, "erofs-extremes");
     let path = shared.outside.join("image");
-    let mut file =
-        fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
-    let mut sink =
-        ErofsSink::new::<ErofsImage>(&mut file, Base::Empty, ErofsOptions::new(), &Silent).unwrap();
-    extremes(&mut sink);
-    let (_, written) = sink.finish().unwrap();
-    drop(file);
+    let written = image_of(&path, |sink| {
+        extremes(sink);
+    });
     peers_agree(&peers, &shared, "image", written.image.inodes);
     let image = ErofsImage::open::<&Path>(&path, &[]).unwrap();
     let report = image.image().check(&Default::default()).unwrap();
@@ -357,20 +362,16 @@ fn a_file_has_seventy_thousand_names() {
     let peers = need!(test, support::peers());
     let shared = SharedDir::new(&peers, "erofs-links");
     let path = shared.outside.join("image");
-    let mut file =
-        fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
-    let mut sink =
-        ErofsSink::new::<ErofsImage>(&mut file, Base::Empty, ErofsOptions::new(), &Silent).unwrap();
-    let first = LayerPathBuf::clean(b"first").unwrap();
-    let content = EntryKind::File(Content::from_bytes(b"shared"));
-    sink.change(Change::upsert(first.as_path(), Entry::new(content, Metadata::file(0o644)))).unwrap();
-    for n in 0..70_000 {
-        let path = LayerPathBuf::clean(format!("links/{n}").as_bytes()).unwrap();
-        let link = EntryKind::HardLink { target: first.as_path() };
-        sink.change(Change::upsert(path.as_path(), Entry::new(link, Metadata::file(0o644)))).unwrap();
-    }
-    let (_, written) = sink.finish().unwrap();
-    drop(file);
+    let written = image_of(&path, |sink| {
+        let first = LayerPathBuf::clean(b"first").unwrap();
+        let content = EntryKind::File(Content::from_bytes(b"shared"));
+        sink.change(Change::upsert(first.as_path(), Entry::new(content, Metadata::file(0o644)))).unwrap();
+        for n in 0..70_000 {
+            let path = LayerPathBuf::clean(format!("links/{n}").as_bytes()).unwrap();
+            let link = EntryKind::HardLink { target: first.as_path() };
+            sink.change(Change::upsert(path.as_path(), Entry::new(link, Metadata::file(0o644)))).unwrap();
+        }
+    });
     peers_agree(&peers, &shared, "image", written.image.inodes);
     let mounted = KernelMount::erofs(shared.outside.join("mount"), &path, &[]);
     let meta = |name: &str| fs::metadata(mounted.at.join(name)).unwrap();
@@ -385,18 +386,14 @@ fn a_terabyte_of_holes_is_a_small_image() {
     let peers = need!(test, support::peers());
     let shared = SharedDir::new(&peers, "erofs-holes");
     let path = shared.outside.join("image");
-    let mut file =
-        fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
-    let mut sink =
-        ErofsSink::new::<ErofsImage>(&mut file, Base::Empty, ErofsOptions::new(), &Silent).unwrap();
-    let extents = [Extent { offset: 1 << 20, len: 5 }, Extent { offset: (1 << 40) - 4, len: 4 }];
-    let mut packed = &b"firstlast"[..];
-    let content = Content::sparse(&extents, &mut packed, 1 << 40).unwrap();
-    let name = LayerPathBuf::clean(b"sparse").unwrap();
-    let entry = Entry::new(EntryKind::File(content), Metadata::file(0o644));
-    sink.change(Change::upsert(name.as_path(), entry)).unwrap();
-    let (_, written) = sink.finish().unwrap();
-    drop(file);
+    let written = image_of(&path, |sink| {
+        let extents = [Extent { offset: 1 << 20, len: 5 }, Extent { offset: (1 << 40) - 4, len: 4 }];
+        let mut packed = &b"firstlast"[..];
+        let content = Content::sparse(&extents, &mut packed, 1 << 40).unwrap();
+        let name = LayerPathBuf::clean(b"sparse").unwrap();
+        let entry = Entry::new(EntryKind::File(content), Metadata::file(0o644));
+        sink.change(Change::upsert(name.as_path(), entry)).unwrap();
+    });
     assert!(written.image.size < 64 << 20, "{}", written.image.size);
     peer_ok(&peers, ["fsck.erofs".as_ref(), shared.inside.join("image").as_os_str()]);
     let mounted = KernelMount::erofs(shared.outside.join("mount"), &path, &[]);

@@ -5,7 +5,7 @@ use std::{io::Write, num::NonZeroUsize, path::Path, sync::Arc};
 use content_store::{
     CommitOptions, ContentStore, ContentStoreExt, Hashing, TrustedDigest, WriterOptions, labels,
 };
-use layer_model::{Digest, MediaType, Monitor, Profile, Result, road};
+use layer_model::{Digest, LayerSource, MediaType, Monitor, Profile, Result, road};
 use layer_tar::{
     BlobSummary, BlobWriter, BlobWriterOptions, TarSink, WriteOptions,
     compress::{Codec, Plain},
@@ -116,13 +116,24 @@ pub fn diff<W: Write>(
     monitor: &dyn Monitor,
 ) -> Result<(W, Diffed)> {
     let mut source = changed.open(options.profile, options.jobs, monitor)?;
+    let (out, layer) = write_layer(&mut source, out, options, monitor)?;
+    Ok((out, Diffed { layer, report: source.report().clone() }))
+}
+
+/// Writes the changes of `source` to `out` as a layer blob.
+pub(crate) fn write_layer<W: Write>(
+    source: &mut dyn LayerSource,
+    out: W,
+    options: &DiffOptions,
+    monitor: &dyn Monitor,
+) -> Result<(W, LayerDescriptor)> {
     let mut blob = BlobWriterOptions::default();
     blob.jobs = options.jobs.map_or(blob.jobs, NonZeroUsize::get);
     let blob = BlobWriter::new(out, options.codec.clone(), blob)?;
     let sink = TarSink::to_blob(blob, options.tar.clone(), monitor);
-    let (blob, _) = road::pump(&mut source, sink, monitor)?;
+    let (blob, _) = road::pump(source, sink, monitor)?;
     let (out, summary) = blob.finish()?;
-    Ok((out, Diffed { layer: summary.into(), report: source.report().clone() }))
+    Ok((out, summary.into()))
 }
 
 /// Writes the layer of `changed` to the file `path`, which appears whole or not at all, and replaces one that is

@@ -21,6 +21,58 @@ pub(crate) struct LateLink {
     pub(crate) index: u64,
 }
 
+impl LateLink {
+    /// Of the `entries`th entry of a layer.
+    pub(crate) fn new(
+        path: LayerPath<'_>,
+        target: LayerPath<'_>,
+        metadata: &Metadata,
+        xattrs: &Xattrs,
+        entries: u64,
+    ) -> Self {
+        Self {
+            path: path.to_owned(),
+            target: target.to_owned(),
+            metadata: *metadata,
+            xattrs: xattrs.clone(),
+            index: entries.saturating_sub(1),
+        }
+    }
+
+    /// Settles the links whose targets came after them, and gives those that are left. `settle` says whether one is
+    /// done with; each round may provide targets for the next.
+    pub(crate) fn settle_all(
+        mut links: Vec<Self>,
+        mut settle: impl FnMut(&Self) -> Result<bool>,
+    ) -> Result<Vec<Self>> {
+        loop {
+            let before = links.len();
+            let mut missed = Vec::new();
+            for link in links {
+                if !settle(&link)? {
+                    missed.push(link);
+                }
+            }
+            links = missed;
+            if links.is_empty() || links.len() == before {
+                return Ok(links);
+            }
+        }
+    }
+}
+
+/// Refuses what no hard link can be, before anything is looked at.
+pub(crate) fn check_link(path: LayerPath<'_>, target: LayerPath<'_>) -> Result<()> {
+    if target.is_root() {
+        return Err(invalid("hard link to a directory"));
+    }
+    if target.starts_with(path) {
+        // What is at the path would be removed before the link could be made.
+        return Err(invalid("hard link to itself or to what it replaces"));
+    }
+    Ok(())
+}
+
 pub(crate) fn invalid(message: &str) -> Error {
     Error::new(ErrorKind::InvalidArchive, message)
 }
@@ -33,13 +85,7 @@ impl<F: Form> Engine<'_, F> {
         metadata: &Metadata,
         xattrs: &Xattrs,
     ) -> Result<()> {
-        if target.is_root() {
-            return Err(invalid("hard link to a directory"));
-        }
-        if target.starts_with(path) {
-            // What is at the path would be removed before the link could be made.
-            return Err(invalid("hard link to itself or to what it replaces"));
-        }
+        check_link(path, target)?;
         if self.skipped_devices.contains(&target.to_owned()) {
             self.warn(WarningKind::DeviceSkipped, path, b"hardlink");
             self.skipped_devices.insert(path.to_owned());
@@ -48,14 +94,7 @@ impl<F: Form> Engine<'_, F> {
         if self.try_link(path, target, metadata, xattrs)? {
             return Ok(());
         }
-        let index = self.budget.entries.saturating_sub(1);
-        let link = LateLink {
-            path: path.to_owned(),
-            target: target.to_owned(),
-            metadata: *metadata,
-            xattrs: xattrs.clone(),
-            index,
-        };
+        let link = LateLink::new(path, target, metadata, xattrs, self.budget.entries);
         if !self.options.is_spec() {
             return Err(missing(&link));
         }
@@ -138,29 +177,16 @@ impl<F: Form> Engine<'_, F> {
         self.describe_shared(dir, name, path.as_path(), attrs, stat)
     }
 
-    /// Makes the links whose targets came after them. Each round may provide targets for the next.
+    /// Makes the links whose targets came after them.
     pub(crate) fn late_links(&mut self) -> Result<()> {
-        let mut left = std::mem::take(&mut self.late);
-        loop {
-            let before = left.len();
-            let mut missed = Vec::new();
-            for link in left {
-                if self.is_overtaken(&link)? {
-                    self.warn(WarningKind::DuplicateEntry, link.path.as_path(), b"");
-                } else if !self.try_link(
-                    link.path.as_path(),
-                    link.target.as_path(),
-                    &link.metadata,
-                    &link.xattrs,
-                )? {
-                    missed.push(link);
-                }
+        let left = LateLink::settle_all(std::mem::take(&mut self.late), |link| {
+            let (path, target) = (link.path.as_path(), link.target.as_path());
+            if self.is_overtaken(link)? {
+                self.warn(WarningKind::DuplicateEntry, path, b"");
+                return Ok(true);
             }
-            left = missed;
-            if left.is_empty() || left.len() == before {
-                break;
-            }
-        }
+            self.try_link(path, target, &link.metadata, &link.xattrs)
+        })?;
         for link in left {
             if let Some(link) = self.form.defer(link) {
                 return Err(missing(&link));

@@ -5,10 +5,10 @@ use std::io::{Read, Seek, Write};
 use erofs_format::{FileType, NewFile, NodeId};
 use layer_model::{LayerPath, LayerPathBuf, Result, WarningKind};
 
-use super::{model_error, options::Whiteouts, tree::Builder};
+use super::{erofs_error, options::Whiteouts, tree::Builder};
 use crate::{
     engine::invalid,
-    walk::{Place, Walker},
+    walk::{Place, Walked, Walker},
 };
 
 /// The attributes that mark a directory as opaque, and as one that may hold whiteouts.
@@ -22,13 +22,7 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
         if self.options.whiteouts == Whiteouts::Leave {
             return Ok(());
         }
-        let dir = match walked.place {
-            Place::Here(dir) => dir,
-            // Deleted with all below it already, or never there.
-            Place::Nowhere { whiteout: true } => return Ok(()),
-            Place::Nowhere { .. } if !self.lowers.may_shine_through(walked.path.as_path()) => return Ok(()),
-            Place::Below | Place::Nowhere { .. } => self.make_dirs(walked.path.as_path())?,
-        };
+        let Some(dir) = self.dir_with_lowers(&walked)? else { return Ok(()) };
         let above = walked.path;
         if self.lowers.is_hidden(above.as_path()) {
             // Overlayfs would list the name.
@@ -51,13 +45,19 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
             return Ok(());
         }
         let Some(walked) = self.walk_to_remove(path)? else { return Ok(()) };
-        let dir = match walked.place {
-            Place::Here(dir) => dir,
-            Place::Nowhere { whiteout: true } => return Ok(()),
-            Place::Nowhere { .. } if !self.lowers.may_shine_through(walked.path.as_path()) => return Ok(()),
-            Place::Below | Place::Nowhere { .. } => self.make_dirs(walked.path.as_path())?,
-        };
+        let Some(dir) = self.dir_with_lowers(&walked)? else { return Ok(()) };
         self.hide(dir, walked.path.as_path())
+    }
+
+    /// The directory that a walk led to, made where lower layers may have it; [`None`] where there is nothing to hide.
+    fn dir_with_lowers(&mut self, walked: &Walked<NodeId>) -> Result<Option<NodeId>> {
+        match walked.place {
+            Place::Here(dir) => Ok(Some(dir)),
+            // Deleted with all below it already, or never there.
+            Place::Nowhere { whiteout: true } => Ok(None),
+            Place::Nowhere { .. } if !self.lowers.may_shine_through(walked.path.as_path()) => Ok(None),
+            Place::Below | Place::Nowhere { .. } => self.make_dirs(walked.path.as_path()).map(Some),
+        }
     }
 
     /// Hides what lower layers have at `name` in `dir`, which is at `above`.
@@ -79,7 +79,7 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
             self.remove_object(dir, name, path.as_path());
         }
         let metadata = erofs_format::Metadata::default();
-        self.writer.tree_mut().add(dir, name, metadata, NewFile::WHITEOUT).map_err(model_error)?;
+        self.writer.tree_mut().add(dir, name, metadata, NewFile::WHITEOUT).map_err(erofs_error)?;
         self.whiteout_dirs.insert(above.to_owned());
         Ok(())
     }
@@ -136,7 +136,7 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
 
     pub(super) fn mark(&mut self, dir: NodeId, (suffix, value): (&[u8], &[u8])) -> Result<()> {
         let name = self.options.marker_namespace().name(suffix);
-        self.writer.tree_mut().set_xattr(dir, &name, value).map_err(model_error)
+        self.writer.tree_mut().set_xattr(dir, &name, value).map_err(erofs_error)
     }
 
     pub(super) fn write_root_opaque(&mut self) -> Result<()> {

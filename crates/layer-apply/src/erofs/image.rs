@@ -16,7 +16,7 @@ use layer_model::{
 };
 use overlay_dir::{Namespace, decode_xattrs};
 
-use super::model_error;
+use super::erofs_error;
 
 /// A handle to one layer in an EROFS image: open, superblock and devices checked.
 ///
@@ -49,16 +49,27 @@ impl ErofsImage {
     /// [`ErrorKind::InvalidArchive`] for what is no image, or a damaged one; [`ErrorKind::NotSupported`] for features
     /// that are not known; those of opening the files.
     pub fn open<P: AsRef<Path>>(path: impl AsRef<Path>, devices: &[P]) -> Result<Self> {
+        Self::open_with(OpenOptions::new(), path, devices)
+    }
+
+    /// The same, in the way that `options` say.
+    ///
+    /// # Errors
+    /// As [`ErofsImage::open`].
+    pub fn open_with<P: AsRef<Path>>(
+        mut options: OpenOptions,
+        path: impl AsRef<Path>,
+        devices: &[P],
+    ) -> Result<Self> {
         let path = path.as_ref();
         let name = |path: &Path, error: Error| error.entry(path.as_os_str().as_encoded_bytes());
         let file = |path: &Path| {
             FileSource::open(path).map_err(|error| name(path, Error::io("open EROFS image", error)))
         };
-        let mut options = OpenOptions::new();
         for device in devices {
             options = options.device(file(device.as_ref())?);
         }
-        let image = options.open(file(path)?).map_err(|error| name(path, model_error(error)))?;
+        let image = options.open(file(path)?).map_err(|error| name(path, erofs_error(error)))?;
         Ok(Self::new(image, path))
     }
 
@@ -127,7 +138,7 @@ impl fmt::Debug for PlainErofs {
 
 impl View {
     fn root(&self) -> Result<Arc<dyn LayerDir>> {
-        let inode = self.image.root().map_err(model_error)?;
+        let inode = self.image.root().map_err(erofs_error)?;
         Ok(Arc::new(Dir { view: self.clone(), inode, path: LayerPathBuf::root() }))
     }
 
@@ -140,7 +151,7 @@ impl View {
             FileType::Directory => NodeKind::Directory,
             FileType::Regular => NodeKind::File { size: inode.size() },
             FileType::Symlink => {
-                NodeKind::Symlink { target: self.image.read_link(inode).map_err(model_error)?.into() }
+                NodeKind::Symlink { target: self.image.read_link(inode).map_err(erofs_error)?.into() }
             }
             FileType::CharDevice if self.markers.is_some() && inode.is_whiteout() => NodeKind::Whiteout,
             FileType::CharDevice => NodeKind::CharDevice(device()),
@@ -158,7 +169,7 @@ impl View {
             return Ok(node);
         }
         let mut xattrs = Xattrs::new();
-        for xattr in self.image.xattrs(inode).map_err(model_error)? {
+        for xattr in self.image.xattrs(inode).map_err(erofs_error)? {
             xattrs.insert(&*xattr.name, &*xattr.value);
         }
         match self.markers {
@@ -184,8 +195,8 @@ struct Dir {
 
 impl Dir {
     fn find(&self, name: &[u8]) -> Result<Option<Inode>> {
-        let found = self.view.image.lookup_in(&self.inode, name).map_err(model_error)?;
-        found.map(|entry| self.view.image.inode(entry.nid).map_err(model_error)).transpose()
+        let found = self.view.image.lookup_in(&self.inode, name).map_err(erofs_error)?;
+        found.map(|entry| self.view.image.inode(entry.nid).map_err(erofs_error)).transpose()
     }
 
     fn missing(&self, name: &[u8]) -> Error {
@@ -211,15 +222,15 @@ impl LayerDir for Dir {
     }
 
     fn names(&self) -> Result<Vec<Box<[u8]>>> {
-        let entries = self.view.image.read_dir(&self.inode).map_err(model_error)?;
-        entries.map(|entry| Ok(entry.map_err(model_error)?.name.into())).collect()
+        let entries = self.view.image.read_dir(&self.inode).map_err(erofs_error)?;
+        entries.map(|entry| Ok(entry.map_err(erofs_error)?.name.into())).collect()
     }
 
     fn entries(&self) -> Result<Vec<(Box<[u8]>, Node)>> {
-        let mut entries = self.view.image.read_dir(&self.inode).map_err(model_error)?;
+        let mut entries = self.view.image.read_dir(&self.inode).map_err(erofs_error)?;
         let mut found = Vec::new();
-        while let Some(entry) = entries.next_entry().map_err(model_error)? {
-            let inode = self.view.image.inode(entry.nid).map_err(model_error);
+        while let Some(entry) = entries.next_entry().map_err(erofs_error)? {
+            let inode = self.view.image.inode(entry.nid).map_err(erofs_error);
             let node = inode.and_then(|inode| self.view.node(&inode));
             found.push((entry.name.into(), node.map_err(|error| self.at(error, entry.name))?));
         }
@@ -267,7 +278,7 @@ struct File {
 
 impl ReadAt for File {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.image.read_at(&self.inode, buf, offset).map_err(|error| model_error(error).into())
+        self.image.read_at(&self.inode, buf, offset).map_err(|error| erofs_error(error).into())
     }
 
     fn len(&self) -> io::Result<u64> {

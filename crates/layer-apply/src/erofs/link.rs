@@ -2,15 +2,12 @@
 
 use std::io::{Read, Seek, Write};
 
-use erofs_format::{FileType, NewFile, NodeId};
-use layer_model::{Content, LayerPath, Metadata, NodeKind, Result, WarningKind, Xattrs};
+use erofs_format::{FileType, NodeId};
+use layer_model::{LayerPath, Metadata, NodeKind, Result, WarningKind, Xattrs};
 
-use super::{
-    model_error,
-    tree::{Builder, number},
-};
+use super::{erofs_error, tree::Builder};
 use crate::{
-    engine::{LateLink, invalid, missing},
+    engine::{LateLink, check_link, invalid, missing},
     walk::Place,
 };
 
@@ -22,21 +19,9 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
         metadata: &Metadata,
         xattrs: &Xattrs,
     ) -> Result<()> {
-        if target.is_root() {
-            return Err(invalid("hard link to a directory"));
-        }
-        if target.starts_with(path) {
-            // What is at the path would be removed before the link could be made.
-            return Err(invalid("hard link to itself or to what it replaces"));
-        }
+        check_link(path, target)?;
         if !self.try_link(path, target, metadata, xattrs)? {
-            self.late.push(LateLink {
-                path: path.to_owned(),
-                target: target.to_owned(),
-                metadata: *metadata,
-                xattrs: xattrs.clone(),
-                index: self.budget.entries.saturating_sub(1),
-            });
+            self.late.push(LateLink::new(path, target, metadata, xattrs, self.budget.entries));
         }
         Ok(())
     }
@@ -60,7 +45,7 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
             }
         } else {
             self.clear(dir, name, path.as_path())?;
-            self.writer.tree_mut().link(dir, name, node).map_err(model_error)?;
+            self.writer.tree_mut().link(dir, name, node).map_err(erofs_error)?;
         }
         let (metadata, added) = self.described(path.as_path(), metadata, xattrs)?;
         self.redescribe(node, metadata, &added)?;
@@ -89,50 +74,27 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
     fn fetch(&mut self, parent: LayerPath<'_>, name: &[u8]) -> Result<Option<NodeId>> {
         let Some(lower) = self.lowers.visible_dir(parent)? else { return Ok(None) };
         let Some(node) = lower.lookup(name)? else { return Ok(None) };
-        let (metadata, xattrs) = (node.metadata, &node.xattrs);
-        match &node.kind {
+        match node.kind {
             NodeKind::Directory => return Err(invalid("hard link to a directory")),
             NodeKind::Socket | NodeKind::Whiteout => return Ok(None),
-            NodeKind::File { size } => {
-                let data = lower.open_file(name)?;
-                self.file(parent, name, &metadata, xattrs, Content::from_range(&*data, 0, *size), None)?;
-            }
-            NodeKind::Symlink { target } => {
-                self.special(parent, name, &metadata, xattrs, NewFile::Symlink(target))?;
-            }
-            NodeKind::CharDevice(device) => {
-                self.special(parent, name, &metadata, xattrs, NewFile::CharDevice(number(*device)?))?;
-            }
-            NodeKind::BlockDevice(device) => {
-                self.special(parent, name, &metadata, xattrs, NewFile::BlockDevice(number(*device)?))?;
-            }
-            NodeKind::Fifo => self.special(parent, name, &metadata, xattrs, NewFile::Fifo)?,
+            _ => {}
         }
+        let made = self.bring(parent, name, &node, &*lower)?;
         self.fetched.insert(parent.join(name)?);
-        let (_, dir) = self.parent_dir(parent)?;
-        Ok(self.writer.tree().find(dir, name))
+        Ok(Some(made))
     }
 
-    /// Makes the links whose targets came after them. Each round may provide targets for the next.
+    /// Makes the links whose targets came after them.
     pub(super) fn late_links(&mut self) -> Result<()> {
-        let mut left = std::mem::take(&mut self.late);
-        while !left.is_empty() {
-            let before = left.len();
-            let mut missed = Vec::new();
-            for link in left {
-                let (path, target) = (link.path.as_path(), link.target.as_path());
-                if self.is_overtaken(path)? {
-                    self.warn(WarningKind::DuplicateEntry, path, b"");
-                } else if !self.try_link(path, target, &link.metadata, &link.xattrs)? {
-                    missed.push(link);
-                }
+        let left = LateLink::settle_all(std::mem::take(&mut self.late), |link| {
+            let (path, target) = (link.path.as_path(), link.target.as_path());
+            if self.is_overtaken(path)? {
+                self.warn(WarningKind::DuplicateEntry, path, b"");
+                return Ok(true);
             }
-            left = missed;
-            if left.len() == before {
-                return left.first().map_or(Ok(()), |link| Err(missing(link)));
-            }
-        }
-        Ok(())
+            self.try_link(path, target, &link.metadata, &link.xattrs)
+        })?;
+        left.first().map_or(Ok(()), |link| Err(missing(link)))
     }
 
     /// Whether a later entry of the layer is at a link's path: the last one counts.

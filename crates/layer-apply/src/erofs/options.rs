@@ -6,7 +6,7 @@ use erofs_format::WriteOptions;
 use layer_model::{LayerPath, Metadata, Timestamp, Xattrs};
 use overlay_dir::Namespace;
 
-use crate::options::{Limits, OverlayXattrs};
+use crate::options::{Limits, OverlayXattrs, implied_dir};
 
 /// What deletions of the layer become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -173,6 +173,6 @@ impl ErofsOptions {
 
     /// What a directory gets that nothing describes.
     pub(crate) fn implied_dir(&self) -> (Metadata, Xattrs) {
-        (Metadata { mtime: self.implied_dir_time, ..Metadata::IMPLIED_DIR }, Xattrs::new())
+        implied_dir(self.implied_dir_time)
     }
 }

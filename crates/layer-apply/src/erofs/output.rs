@@ -8,7 +8,7 @@ use erofs_format::{
 };
 use layer_model::{Digest, Error, ErrorKind, Result, Xattrs, content::Extent};
 
-use super::model_error;
+use super::erofs_error;
 
 /// The number of the only extra device.
 const DEVICE: u16 = 1;
@@ -57,7 +57,7 @@ pub(super) struct NewContent<'a> {
 impl<W: Read + Write + Seek> Output<W> {
     pub(super) fn image(out: W, options: &WriteOptions) -> Result<Self> {
         let writer = StreamWriter::new(out, options, Metadata::default(), Vec::new());
-        writer.map(|writer| Self::Image(Box::new(writer))).map_err(model_error)
+        writer.map(|writer| Self::Image(Box::new(writer))).map_err(erofs_error)
     }
 
     pub(super) fn beside_blob(out: W, blob: BlobOutput, options: &WriteOptions) -> Result<Self> {
@@ -66,13 +66,13 @@ impl<W: Read + Write + Seek> Output<W> {
     }
 
     pub(super) fn beside_archive(out: W, options: &WriteOptions) -> Result<Self> {
-        let options = options.clone().block_size(TAR_BLOCK as u32).map_err(model_error)?;
+        let options = options.clone().block_size(TAR_BLOCK as u32).map_err(erofs_error)?;
         Self::apart(out, options, Data::Archive { end: 0 })
     }
 
     fn apart(image: W, options: WriteOptions, data: Data) -> Result<Self> {
         let mut tree = Tree::new(Metadata::default());
-        tree.add_device(NewDevice::default()).map_err(model_error)?;
+        tree.add_device(NewDevice::default()).map_err(erofs_error)?;
         Ok(Self::Apart(Box::new(Apart { image, tree, options, data })))
     }
 
@@ -98,7 +98,7 @@ impl<W: Read + Write + Seek> Output<W> {
                 tree.set_metadata(node, metadata).and_then(|()| tree.set_xattrs(node, xattrs.iter()))
             }
         }
-        .map_err(model_error)
+        .map_err(erofs_error)
     }
 
     pub(super) fn add_file(
@@ -108,7 +108,7 @@ impl<W: Read + Write + Seek> Output<W> {
         metadata: Metadata,
         xattrs: &Xattrs,
         content: NewContent<'_>,
-    ) -> Result<()> {
+    ) -> Result<NodeId> {
         let NewContent { size, extents, archive_offset, data } = content;
         let ranges: Option<Vec<(u64, u64)>> =
             extents.map(|extents| extents.iter().map(|e| (e.offset, e.len)).collect());
@@ -120,7 +120,7 @@ impl<W: Read + Write + Seek> Output<W> {
                         writer.add_sparse_file(dir, name, metadata, xattrs.iter(), size, ranges, data)
                     }
                 };
-                return added.map(drop).map_err(model_error);
+                return added.map_err(erofs_error);
             }
             Self::Apart(apart) => apart,
         };
@@ -129,26 +129,27 @@ impl<W: Read + Write + Seek> Output<W> {
                 None => blob.append(size, data),
                 Some(ranges) => blob.append_sparse(size, ranges, data),
             }
-            .map_err(model_error)?,
+            .map_err(erofs_error)?,
             Data::Archive { end } => {
                 let stored = extents.map_or(size, |extents| extents.iter().map(|e| e.len).sum());
                 in_archive(size, extents, archive_offset, stored, end)?
             }
         };
         let file = NewFile::Regular { size, data };
-        let made = apart.tree.add(dir, name, metadata, file).map_err(model_error)?;
-        apart.tree.set_xattrs(made, xattrs.iter()).map_err(model_error)
+        let made = apart.tree.add(dir, name, metadata, file).map_err(erofs_error)?;
+        apart.tree.set_xattrs(made, xattrs.iter()).map_err(erofs_error)?;
+        Ok(made)
     }
 
     /// Completes the image. `archive` says how long the archive is and what it is called.
     pub(super) fn finish(self, archive: Option<(u64, &Digest)>) -> Result<(W, Summary)> {
         let Apart { image, mut tree, options, data } = match self {
-            Self::Image(writer) => return writer.finish(&()).map_err(model_error),
+            Self::Image(writer) => return writer.finish(&()).map_err(erofs_error),
             Self::Apart(apart) => *apart,
         };
         match data {
             Data::Blob(blob) => {
-                let (_, blocks) = blob.finish().map_err(model_error)?;
+                let (_, blocks) = blob.finish().map_err(erofs_error)?;
                 tree.set_device_blocks(DEVICE, blocks);
             }
             Data::Archive { end } => {
@@ -158,12 +159,12 @@ impl<W: Read + Write + Seek> Output<W> {
                     // The digits of SHA-256 fill the place of the tag.
                     let digits = digest.as_str().rsplit(':').next().unwrap_or_default();
                     let tag = digits.as_bytes()[..digits.len().min(64)].to_vec();
-                    tree.set_device_tag(DEVICE, tag).map_err(model_error)?;
+                    tree.set_device_tag(DEVICE, tag).map_err(erofs_error)?;
                 }
             }
         }
-        let plan = ImagePlan::new(tree, &options, &()).map_err(model_error)?;
-        plan.write(image, &()).map_err(model_error)
+        let plan = ImagePlan::new(tree, &options, &()).map_err(erofs_error)?;
+        plan.write(image, &()).map_err(erofs_error)
     }
 }
 

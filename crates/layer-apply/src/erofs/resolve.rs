@@ -5,7 +5,7 @@ use std::io::{Read, Seek, Write};
 use erofs_format::{FileType, NodeId};
 use layer_model::{ErrorKind, LayerPath, LayerPathBuf, NodeKind, Result};
 
-use super::{model_error, tree::Builder};
+use super::{erofs_error, tree::Builder};
 use crate::walk::{self, Below, Place, Step, Walk, Walked, Walker, not_directory};
 
 impl<W: Read + Write + Seek> Builder<'_, W> {
@@ -72,8 +72,8 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
         let maybe = !opaque && self.lowers.may_shine_through(path);
         let (metadata, xattrs) = self.described(path, &metadata, &xattrs)?;
         let tree = self.writer.tree_mut();
-        let made = tree.add(dir, name, metadata, erofs_format::NewFile::Directory).map_err(model_error)?;
-        tree.set_xattrs(made, xattrs.iter()).map_err(model_error)?;
+        let made = tree.add(dir, name, metadata, erofs_format::NewFile::Directory).map_err(erofs_error)?;
+        tree.set_xattrs(made, xattrs.iter()).map_err(erofs_error)?;
         self.implied.insert(path.to_owned(), maybe);
         Ok(made)
     }

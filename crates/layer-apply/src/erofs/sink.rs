@@ -10,7 +10,7 @@ use std::{
 use erofs_format::Summary;
 use layer_model::{
     Applied, Applier, Base, Change, Digest, IoContext, LayerPathBuf, LayerSink, LayerSource, LayerTree,
-    Monitor, Result, merged::Merged, road,
+    Monitor, Result, road,
 };
 
 use super::{
@@ -161,12 +161,7 @@ impl<'m, W: Read + Write + Seek> ErofsSink<'m, W> {
         options: ErofsOptions,
         monitor: &'m dyn Monitor,
     ) -> Result<Self> {
-        let parents = match parents {
-            Base::Empty => Parents::Known(None),
-            Base::Layers(stack) => Parents::Known(Some(Merged::of_stack(stack))),
-            Base::Unknown => Parents::Unknown,
-        };
-        let builder = Builder::begin(out, Lowers::new(parents), options, monitor)?;
+        let builder = Builder::begin(out, Lowers::new(Parents::of(parents)), options, monitor)?;
         Ok(Self { builder, archive: None })
     }
 

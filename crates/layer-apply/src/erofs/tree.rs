@@ -15,8 +15,8 @@ use layer_model::{
 use overlay_dir::{Namespace, marker};
 
 use super::{
+    erofs_error,
     hide::ORIGIN,
-    model_error,
     options::{ErofsOptions, Whiteouts},
     output::{NewContent, Output},
 };
@@ -119,7 +119,7 @@ impl<'m, W: Read + Write + Seek> Builder<'m, W> {
         let file = match entry.kind {
             EntryKind::Directory => return self.directory(parent, name, &metadata, xattrs),
             EntryKind::File(content) => {
-                return self.file(parent, name, &metadata, xattrs, content, origin.data_offset);
+                return self.file(parent, name, &metadata, xattrs, content, origin.data_offset).map(drop);
             }
             EntryKind::HardLink { target } => return self.hard_link(path, target, &metadata, xattrs),
             EntryKind::Symlink { target: [] } => return Err(invalid("symbolic link without a target")),
@@ -135,7 +135,7 @@ impl<'m, W: Read + Write + Seek> Builder<'m, W> {
             EntryKind::BlockDevice(device) => NewFile::BlockDevice(number(device)?),
             EntryKind::Fifo => NewFile::Fifo,
         };
-        self.special(parent, name, &metadata, xattrs, file)
+        self.special(parent, name, &metadata, xattrs, file).map(drop)
     }
 
     fn root_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
@@ -174,8 +174,8 @@ impl<'m, W: Read + Write + Seek> Builder<'m, W> {
         let replaces = self.clear(dir, name, path.as_path())?;
         let (metadata, xattrs) = self.described(path.as_path(), metadata, xattrs)?;
         let tree = self.writer.tree_mut();
-        let made = tree.add(dir, name, metadata, NewFile::Directory).map_err(model_error)?;
-        tree.set_xattrs(made, xattrs.iter()).map_err(model_error)?;
+        let made = tree.add(dir, name, metadata, NewFile::Directory).map_err(erofs_error)?;
+        tree.set_xattrs(made, xattrs.iter()).map_err(erofs_error)?;
         if replaces { self.hide(made, path.as_path()) } else { Ok(()) }
     }
 
@@ -187,7 +187,7 @@ impl<'m, W: Read + Write + Seek> Builder<'m, W> {
         xattrs: &Xattrs,
         mut content: Content<'_>,
         archive_offset: Option<u64>,
-    ) -> Result<()> {
+    ) -> Result<NodeId> {
         self.budget.content(&mut content)?;
         let (above, dir) = self.parent_dir(parent)?;
         let path = above.as_path().join(name)?;
@@ -217,7 +217,7 @@ impl<'m, W: Read + Write + Seek> Builder<'m, W> {
         }
     }
 
-    /// Adds what has neither content nor children.
+    /// Adds what has no content.
     pub(super) fn special(
         &mut self,
         parent: LayerPath<'_>,
@@ -225,14 +225,15 @@ impl<'m, W: Read + Write + Seek> Builder<'m, W> {
         metadata: &Metadata,
         xattrs: &Xattrs,
         file: NewFile<'_>,
-    ) -> Result<()> {
+    ) -> Result<NodeId> {
         let (above, dir) = self.parent_dir(parent)?;
         let path = above.as_path().join(name)?;
         self.clear(dir, name, path.as_path())?;
         let (metadata, xattrs) = self.described(path.as_path(), metadata, xattrs)?;
         let tree = self.writer.tree_mut();
-        let made = tree.add(dir, name, metadata, file).map_err(model_error)?;
-        tree.set_xattrs(made, xattrs.iter()).map_err(model_error)
+        let made = tree.add(dir, name, metadata, file).map_err(erofs_error)?;
+        tree.set_xattrs(made, xattrs.iter()).map_err(erofs_error)?;
+        Ok(made)
     }
 
     /// Takes away what is at `name` in `dir`. Whether something was: it hid lower layers, and so must a directory in

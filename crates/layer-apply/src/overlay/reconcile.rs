@@ -14,7 +14,7 @@ use rustix::{
 
 use super::{
     form::{OverlayForm, as_below, delete, hide, holds_placed, remove_file, remove_whiteouts},
-    known, root_opaque_unsupported,
+    root_opaque_unsupported,
 };
 use crate::{
     engine::{Engine, Form, LateLink},
@@ -22,6 +22,7 @@ use crate::{
         dirs::{DirId, OpenDir},
         kernel::{DIRECTORY, Kernel},
     },
+    lowers::Parents,
     options::ApplyOptions,
     walk::{Below, Place},
 };
@@ -109,18 +110,16 @@ pub fn reconcile<P: LayerTree + Clone + 'static>(
     options: &ApplyOptions,
     monitor: &dyn Monitor,
 ) -> Result<()> {
-    let parents = match parents {
-        Base::Empty => known::<P>(None),
-        Base::Layers(stack) => known(Some(stack)),
-        Base::Unknown => return Err(Error::new(ErrorKind::InvalidArgument, "the parents are still unknown")),
-    };
+    if matches!(parents, Base::Unknown) {
+        return Err(Error::new(ErrorKind::InvalidArgument, "the parents are still unknown"));
+    }
     if pending.is_empty() {
         return Ok(());
     }
     let kernel = Kernel::probe(options.kernel);
     let root = openat(layer.as_fd(), c".", DIRECTORY, Mode::empty()).during("open layer")?;
     let root = OpenDir::new(root, LayerPathBuf::root(), true)?;
-    let mut form = OverlayForm::new(parents, layer.namespace());
+    let mut form = OverlayForm::new(Parents::of(parents), layer.namespace());
     form.implied.extend(pending.implied_dirs.iter().map(|path| (path.clone(), false)));
     let mut engine = Engine::new(options.clone(), kernel, root, form, true, monitor);
     Mending { engine: &mut engine, layer, moved: Vec::new() }.run(pending)

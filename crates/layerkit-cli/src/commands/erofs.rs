@@ -8,7 +8,7 @@ use layerkit::{
     DiffOptions, Error, ErrorKind, LayerPathBuf, Result,
     apply::{ErofsImage, ErofsOptions, OverlayXattrs, Whiteouts, erofs_error},
     erofs::{self, BuildOptions, Data, MergeForm},
-    format::{CheckOptions, FileSource, MergeOptions, OpenOptions, Severity, Times, Timestamp, WriteOptions},
+    format::{CheckOptions, MergeOptions, OpenOptions, Severity, Times, Timestamp, WriteOptions},
     model::Timestamp as ModelTime,
     write_file,
 };
@@ -42,18 +42,8 @@ pub(super) fn erofs(args: Erofs, global: &Global) -> Result<Outcome> {
 }
 
 /// Opens an image with its devices.
-pub(super) fn open(image: &Image) -> Result<ErofsImage> {
-    let source = |path: &Path| {
-        FileSource::open(path)
-            .map_err(|error| Error::io("open", error).entry(path.as_os_str().as_encoded_bytes()))
-    };
-    let mut options = OpenOptions::new().lenient(image.lenient);
-    for device in &image.devices {
-        options = options.device(source(device)?);
-    }
-    let opened = options.open(source(&image.file)?).map_err(erofs_error);
-    let opened = opened.map_err(|error| error.context(image.file.display().to_string()))?;
-    Ok(ErofsImage::new(opened, &image.file))
+fn open(image: &Image) -> Result<ErofsImage> {
+    ErofsImage::open_with(OpenOptions::new().lenient(image.lenient), &image.file, &image.devices)
 }
 
 fn build(args: &Build, global: &Global) -> Result<Outcome> {
@@ -165,27 +155,16 @@ fn write_options(args: &Write) -> Result<WriteOptions> {
 }
 
 fn parse_uuid(text: &str) -> Result<[u8; 16]> {
-    let digits: Vec<u8> = text
-        .bytes()
-        .filter(|byte| *byte != b'-')
-        .map_while(|byte| char::from(byte).to_digit(16))
-        .map(|digit| digit as u8)
-        .collect();
-    let whole = digits.len() + text.matches('-').count() == text.len();
-    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair.last().unwrap_or(&0)).collect();
-    match <[u8; 16]>::try_from(bytes) {
-        Ok(uuid) if whole && digits.len() == 32 => Ok(uuid),
+    let digits = text.replace('-', "");
+    let hex = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match u128::from_str_radix(&digits, 16) {
+        Ok(uuid) if hex => Ok(uuid.to_be_bytes()),
         _ => Err(Error::new(ErrorKind::InvalidArgument, "a UUID has 32 hexadecimal digits")),
     }
 }
 
 fn extract(image: &ErofsImage, dir: &Path, global: &Global) -> Result<Outcome> {
     watched("extract", global, None, |watch| {
-        let empty = std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none());
-        if !empty {
-            let error = Error::new(ErrorKind::Exists, "the target is not an empty directory");
-            return Err(error.entry(dir.as_os_str().as_encoded_bytes()));
-        }
         let entries = erofs::extract(image, dir, watch)?;
         Ok(Outcome::new(json!({ "entries": entries }), format!("{entries} entries\n")))
     })

@@ -85,7 +85,7 @@ pub fn build_from_layer(
     options: &BuildOptions,
     monitor: &dyn Monitor,
 ) -> Result<Built> {
-    build(out, options, monitor, |file, blob| {
+    build(out, options, |file, blob| {
         let mut sink = begin(&mut *file, blob, options, monitor)?;
         let mut source = open()?.changes(options.read.clone(), monitor)?;
         road::drive(&mut source, &mut sink, monitor)?;
@@ -114,7 +114,7 @@ pub fn build_from_dir(
     if matches!(options.data, Data::Archive | Data::ArchiveBehind) {
         return Err(Error::new(ErrorKind::InvalidArgument, "an index is of a layer tar, not of a directory"));
     }
-    build(out, options, monitor, |file, blob| {
+    build(out, options, |file, blob| {
         let mut sink = begin(file, blob, options, monitor)?;
         match layer {
             true => sink.add_tree(&OverlayDir::open(dir, Default::default())?)?,
@@ -129,10 +129,8 @@ pub fn build_from_dir(
 fn build(
     out: &Path,
     options: &BuildOptions,
-    monitor: &dyn Monitor,
     fill: impl FnOnce(&mut File, Option<BlobOutput>) -> Result<Built>,
 ) -> Result<Built> {
-    let stop = |built: Built| if monitor.should_stop() { Err(Error::cancelled()) } else { Ok(built) };
     match &options.data {
         Data::Blob(path) => {
             if path == out {
@@ -141,10 +139,10 @@ fn build(
             write_file(path, |blob| {
                 let blob = blob.try_clone().during("duplicate descriptor")?;
                 let blob: BlobOutput = Box::new(io::BufWriter::with_capacity(1 << 20, blob));
-                write_file(out, |file| fill(file, Some(blob)).and_then(stop))
+                write_file(out, |file| fill(file, Some(blob)))
             })
         }
-        _ => write_file(out, |file| fill(file, None).and_then(stop)),
+        _ => write_file(out, |file| fill(file, None)),
     }
 }
 

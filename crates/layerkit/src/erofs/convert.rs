@@ -9,10 +9,9 @@ use erofs_format::{MergeOptions, Summary, WriteOptions, flatten_layers, merge_la
 use layer_apply::{
     ApplyOptions, ErofsImage, FlatApplier, OverlayXattrs, XattrPolicy, erofs_error, write_file,
 };
-use layer_model::{Applier, Base, IoContext, Monitor, Result, TreeSource, road};
-use layer_tar::{BlobWriter, BlobWriterOptions, TarSink};
+use layer_model::{Applier, Base, Error, ErrorKind, IoContext, Monitor, Result, TreeSource};
 
-use crate::{DiffOptions, LayerDescriptor};
+use crate::{DiffOptions, LayerDescriptor, diff::write_layer};
 
 /// Writes the layer in `image` to `out` as a layer tar: whiteouts and opaque directories in the words of the OCI
 /// specification. The same image gives the same bytes.
@@ -26,21 +25,20 @@ pub fn to_tar<W: Write>(
     options: &DiffOptions,
     monitor: &dyn Monitor,
 ) -> Result<(W, LayerDescriptor)> {
-    let mut blob = BlobWriterOptions::default();
-    blob.jobs = options.jobs.map_or(blob.jobs, std::num::NonZeroUsize::get);
-    let blob = BlobWriter::new(out, options.codec.clone(), blob)?;
-    let sink = TarSink::to_blob(blob, options.tar.clone(), monitor);
-    let (blob, _) = road::pump(&mut TreeSource::new(image, monitor), sink, monitor)?;
-    let (out, summary) = blob.finish()?;
-    Ok((out, summary.into()))
+    write_layer(&mut TreeSource::new(image, monitor), out, options, monitor)
 }
 
 /// Makes the directory `dest` of what is in `image`, as a mount of the image would show it: markers of overlayfs stay
-/// what they are. Whole or not at all.
+/// what they are. A missing `dest` appears whole or not at all; in one that is there and empty, a failure leaves what was
+/// made so far.
 ///
 /// # Errors
-/// Those of the image and of the file system.
+/// [`ErrorKind::Exists`] when `dest` is there and not an empty directory; those of the image and of the file system.
 pub fn extract(image: &ErofsImage, dest: &Path, monitor: &dyn Monitor) -> Result<u64> {
+    if std::fs::read_dir(dest).is_ok_and(|mut entries| entries.next().is_some()) {
+        let error = Error::new(ErrorKind::Exists, "the target is not an empty directory");
+        return Err(error.entry(dest.as_os_str().as_encoded_bytes()));
+    }
     let options = ApplyOptions::new()
         .xattr_policy(XattrPolicy::Verbatim)
         .overlay_xattrs(OverlayXattrs::Escape)

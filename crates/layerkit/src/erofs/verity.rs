@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use erofs_format::{FileSource, Hash, VerityOptions, VerityReader, verity_tree};
+use erofs_format::{FileSource, Hash, VerityOptions, VerityReader, VerityTree, verity_tree};
 use layer_apply::{erofs_error, write_file};
 use layer_model::{Error, ErrorKind, IoContext, Result};
 
@@ -47,24 +47,25 @@ pub fn protect(image: &Path) -> Result<Protected> {
         root_hash: tree.root().iter().map(|byte| format!("{byte:02x}")).collect(),
         hash_offset: tree.offset(),
         appended: tree.offset() + tree.appended_size() - before,
-        sidecar: sidecar.clone(),
+        sidecar,
     };
-    let mut append = || -> Result<()> {
-        file.seek(SeekFrom::Start(before)).during("seek in image")?;
-        tree.append_to(&mut file).map_err(erofs_error)?;
-        file.sync_data().during("write image to disk")?;
-        write_file(&sidecar, |file| {
-            let Protected { root_hash, hash_offset, .. } = &protected;
-            let text = format!("{{\n  \"roothash\": \"{root_hash}\",\n  \"hashoffset\": {hash_offset}\n}}");
-            file.write_all(text.as_bytes()).during("write the file beside the image")
-        })
-    };
-    if let Err(error) = append() {
+    if let Err(error) = append(&mut file, before, &tree, &protected) {
         // What was appended is behind the file system, where nobody looks; away with it all the same.
-        let _ = File::options().write(true).open(image).and_then(|file| file.set_len(before));
+        let _ = file.set_len(before);
         return Err(at(error));
     }
     Ok(protected)
+}
+
+fn append(file: &mut File, end: u64, tree: &VerityTree, protected: &Protected) -> Result<()> {
+    file.seek(SeekFrom::Start(end)).during("seek in image")?;
+    tree.append_to(file).map_err(erofs_error)?;
+    file.sync_data().during("write image to disk")?;
+    let Protected { root_hash, hash_offset, sidecar, .. } = protected;
+    write_file(sidecar, |file| {
+        let text = format!("{{\n  \"roothash\": \"{root_hash}\",\n  \"hashoffset\": {hash_offset}\n}}");
+        file.write_all(text.as_bytes()).during("write the file beside the image")
+    })
 }
 
 /// Reads a whole protected image, and checks it against its root hash.

@@ -1,11 +1,11 @@
 //! What is in an image.
 
-use std::{fmt::Write as _, io};
+use std::{fmt::Write as _, io, path::Path};
 
 use layerkit::{
     Error, IoContext, Result,
     apply::{ErofsImage, erofs_error},
-    format::{FileSource, FileType, Inode, Layout, OpenOptions},
+    format::{FileType, Inode, Layout, OpenOptions},
     model::path::Printable,
 };
 use serde_json::{Value, json};
@@ -129,9 +129,9 @@ pub(super) fn cat(image: &ErofsImage, path: &str) -> Result<Outcome> {
 
 /// Shows the superblock. The devices need not be at hand.
 pub(super) fn info(image: &Image) -> Result<Outcome> {
-    let at = |error: Error| error.entry(image.file.as_os_str().as_encoded_bytes());
-    let source = FileSource::open(&image.file).during("open image").map_err(at)?;
-    let opened = OpenOptions::new().lenient(image.lenient).open(source).map_err(erofs_error).map_err(at)?;
+    let options = OpenOptions::new().lenient(image.lenient);
+    let opened = ErofsImage::open_with::<&Path>(options, &image.file, &[])?;
+    let opened = opened.image();
     let sb = opened.superblock();
     let uuid: String = sb.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
     let uuid = format!("{}-{}-{}-{}-{}", &uuid[..8], &uuid[8..12], &uuid[12..16], &uuid[16..20], &uuid[20..]);
