@@ -215,6 +215,21 @@ fn an_image_for_itself_has_no_deletions() {
 }
 
 #[test]
+fn an_image_for_itself_has_no_marks_on_what_replaced_something_or_was_opaque() {
+    let options = || ErofsOptions::new().whiteouts(Whiteouts::Leave);
+    let unmarked = |layer: &ErofsImage| {
+        let node = layer.plain().lookup_path(LayerPath::new(b"d").unwrap()).unwrap().unwrap();
+        assert!(node.is_dir() && node.xattrs.is_empty(), "{node:?}");
+    };
+    unmarked(&image(options(), Base::Unknown, &mut changes("d:\"x\"; d/; d/f:\"y\"")).0.unwrap());
+    let layer = image(ErofsOptions::new(), Base::Unknown, &mut changes("d/; opq:d; d/f:\"y\"")).0.unwrap();
+    let mut sink =
+        ErofsSink::new::<OverlayDir>(Cursor::new(Vec::new()), Base::Unknown, options(), &Silent).unwrap();
+    sink.add_tree(&layer).unwrap();
+    unmarked(&opened(sink.finish().unwrap().0.into_inner()));
+}
+
+#[test]
 fn deletions_carry_what_overlayfs_looks_for() {
     let layer = image(ErofsOptions::new(), Base::Unknown, &mut changes("wh:d/a; o/; opq:o")).0.unwrap();
     let xattrs = |path: &str| {

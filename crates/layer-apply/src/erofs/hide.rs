@@ -99,8 +99,12 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
         })
     }
 
-    /// Makes a directory opaque. Whiteouts in it have no purpose from then on, and would be listed.
+    /// Makes a directory opaque, unless the image is for itself. Whiteouts in it have no purpose from then on, and would
+    /// be listed.
     pub(super) fn hide(&mut self, dir: NodeId, path: LayerPath<'_>) -> Result<()> {
+        if self.options.whiteouts == Whiteouts::Leave {
+            return Ok(());
+        }
         self.mark(dir, OPAQUE)?;
         if self.lowers.opaque.insert(path.to_owned()) {
             self.drop_hidden(dir, path)?;
