@@ -1,5 +1,7 @@
 //! EROFS images as layers: made of changes, and looked into.
 
+mod adopt;
+mod archive;
 mod copy;
 mod hide;
 mod image;

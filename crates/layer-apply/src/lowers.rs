@@ -41,6 +41,12 @@ impl Lowers {
         Self { parents, opaque: BTreeSet::new(), asked: None }
     }
 
+    /// Says what is below, where that was unknown. What is opaque stays so.
+    pub(crate) fn learn(&mut self, parents: Parents) {
+        self.parents = parents;
+        self.asked = None;
+    }
+
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(self.parents, Parents::Unknown)
     }

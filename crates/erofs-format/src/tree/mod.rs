@@ -161,6 +161,40 @@ impl Tree {
         true
     }
 
+    /// Gives a file another name, in the same directory or in another one. What is below a directory goes with it.
+    ///
+    /// # Errors
+    /// `NotFound` if there is nothing at `name`; as [`Tree::add`] for the new name; `InvalidArgument` for a directory
+    /// that would go into itself.
+    pub fn rename(&mut self, dir: NodeId, name: &[u8], to_dir: NodeId, to_name: &[u8]) -> Result<()> {
+        self.check_free(to_dir, to_name)?;
+        let hash = self.hash(dir.0, name);
+        let found = self.index.find(hash, |&entry| self.is(entry, dir.0, name)).copied();
+        let entry = found
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "tree", "there is nothing to rename").path(name))?;
+        let node = NodeId(self.entries[entry as usize].node);
+        if self.holds(node, to_dir) {
+            return Err(Error::invalid("a directory cannot go into itself"));
+        }
+        self.enter(to_dir, to_name, node.0)?;
+        self.forget(entry);
+        self.unlink(entry);
+        Ok(())
+    }
+
+    /// Whether `node` is at `top` or below it.
+    fn holds(&self, top: NodeId, node: NodeId) -> bool {
+        let mut todo = vec![top];
+        while let Some(at) = todo.pop() {
+            if at == node {
+                return true;
+            }
+            let below = self.children(at).map(|(_, child)| child);
+            todo.extend(below.filter(|&child| self.file_type(child) == FileType::Directory));
+        }
+        false
+    }
+
     /// Takes an entry out of the index.
     fn forget(&mut self, entry: u32) {
         let hash = self.hash(self.entries[entry as usize].parent, self.name(entry));

@@ -120,6 +120,20 @@ impl<W: Read + Write + Seek> StreamWriter<W> {
         &mut self.tree
     }
 
+    /// Where the next data goes, in bytes from the start of the image; a whole number of blocks.
+    pub fn position(&self) -> u64 {
+        self.data_end()
+    }
+
+    /// Leaves the next `len` bytes of the image to somebody else, who writes them to the output until
+    /// [`StreamWriter::finish`]: an archive, say, whose content files of the tree refer to by
+    /// [`BlockAddress`](crate::BlockAddress). What remains of the last block is to be zeros.
+    pub fn leave(&mut self, len: u64) {
+        self.data.skip(len.div_ceil(self.options.block()));
+        let end = self.data_end();
+        self.data.out().go_to(end);
+    }
+
     /// Adds a regular file, and writes its `size` bytes from `content`.
     ///
     /// # Errors

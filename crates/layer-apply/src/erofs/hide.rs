@@ -85,7 +85,7 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
     }
 
     /// Whether the directory has an entry, or something with an entry is in it.
-    fn holds_placed(&self, dir: NodeId, path: LayerPath<'_>) -> bool {
+    pub(super) fn holds_placed(&self, dir: NodeId, path: LayerPath<'_>) -> bool {
         if !self.implied.contains_key(&path.to_owned()) {
             return true;
         }

@@ -64,7 +64,7 @@ impl<W: Read + Write + Seek> Builder<'_, W> {
                 _ => Ok(Some(found)),
             };
         }
-        if matches!(walked.place, Place::Nowhere { .. }) {
+        if matches!(walked.place, Place::Nowhere { .. }) || !self.writer.takes_content() {
             return Ok(None);
         }
         self.fetch(walked.path.as_path(), name)

@@ -3,21 +3,17 @@
 use std::io::{BufRead, Read, Seek, Write};
 
 use erofs_format::{
-    BlobWriter, BlockAddress, FileData, ImagePlan, Metadata, NewDevice, NewFile, NodeId, StreamWriter,
-    Summary, Tree, WriteOptions,
+    BlobWriter, ImagePlan, Metadata, NewDevice, NewFile, NodeId, StreamWriter, Summary, Tree, WriteOptions,
 };
-use layer_model::{Digest, Error, ErrorKind, Result, Xattrs, content::Extent};
+use layer_model::{Digest, Result, Xattrs, content::Extent};
 
-use super::erofs_error;
+use super::{
+    archive::{Archive, TAR_BLOCK},
+    erofs_error,
+};
 
 /// The number of the only extra device.
 const DEVICE: u16 = 1;
-
-/// The block of an archive.
-const TAR_BLOCK: u64 = 512;
-
-/// The most chunks of a file in an archive: a gigabyte of map would be for a petabyte.
-const MAX_CHUNKS: u64 = 1 << 24;
 
 /// A writer that content of any length goes to.
 pub type BlobOutput = Box<dyn Write + Send>;
@@ -25,6 +21,8 @@ pub type BlobOutput = Box<dyn Write + Send>;
 pub(super) enum Output<W> {
     /// Content is in the image.
     Image(Box<StreamWriter<W>>),
+    /// Content is in an archive that somebody else writes to the image, behind its first blocks.
+    Around(Box<StreamWriter<W>>, Archive),
     /// Content is on a device, and the image is written at the end.
     Apart(Box<Apart<W>>),
 }
@@ -39,8 +37,8 @@ pub(super) struct Apart<W> {
 enum Data {
     /// A blob that is written meanwhile.
     Blob(Box<BlobWriter<BlobOutput>>),
-    /// The archive that the layer is read from; so far it is this long.
-    Archive { end: u64 },
+    /// The archive that the layer is read from.
+    Archive(Archive),
 }
 
 /// The content of a file on its way.
@@ -67,7 +65,23 @@ impl<W: Read + Write + Seek> Output<W> {
 
     pub(super) fn beside_archive(out: W, options: &WriteOptions) -> Result<Self> {
         let options = options.clone().block_size(TAR_BLOCK as u32).map_err(erofs_error)?;
-        Self::apart(out, options, Data::Archive { end: 0 })
+        Self::apart(out, options, Data::Archive(Archive::new(DEVICE, 0)))
+    }
+
+    pub(super) fn around_archive(out: W, options: &WriteOptions) -> Result<Self> {
+        let options = options.clone().block_size(TAR_BLOCK as u32).map_err(erofs_error)?;
+        let writer =
+            StreamWriter::new(out, &options, Metadata::default(), Vec::new()).map_err(erofs_error)?;
+        let archive = Archive::new(0, writer.position() / TAR_BLOCK);
+        Ok(Self::Around(Box::new(writer), archive))
+    }
+
+    /// Where in the image the archive belongs.
+    pub(super) fn archive_start(&self) -> Option<u64> {
+        match self {
+            Self::Around(writer, _) => Some(writer.position()),
+            _ => None,
+        }
     }
 
     fn apart(image: W, options: WriteOptions, data: Data) -> Result<Self> {
@@ -76,23 +90,39 @@ impl<W: Read + Write + Seek> Output<W> {
         Ok(Self::Apart(Box::new(Apart { image, tree, options, data })))
     }
 
+    /// Whether the content of a file can be taken now. While an archive is written to the image it cannot.
+    pub(super) fn takes_content(&self) -> bool {
+        !matches!(self, Self::Around(..))
+    }
+
+    /// Says that the archive has ended, after `len` bytes: more content may follow it in the image.
+    pub(super) fn end_archive(self, len: Option<u64>) -> Self {
+        match self {
+            Self::Around(mut writer, found) => {
+                writer.leave(len.unwrap_or_default().max(found.end()));
+                Self::Image(writer)
+            }
+            other => other,
+        }
+    }
+
     pub(super) fn tree(&self) -> &Tree {
         match self {
-            Self::Image(writer) => writer.tree(),
+            Self::Image(writer) | Self::Around(writer, _) => writer.tree(),
             Self::Apart(apart) => &apart.tree,
         }
     }
 
     pub(super) fn tree_mut(&mut self) -> &mut Tree {
         match self {
-            Self::Image(writer) => writer.tree_mut(),
+            Self::Image(writer) | Self::Around(writer, _) => writer.tree_mut(),
             Self::Apart(apart) => &mut apart.tree,
         }
     }
 
     pub(super) fn describe(&mut self, node: NodeId, metadata: Metadata, xattrs: &Xattrs) -> Result<()> {
         match self {
-            Self::Image(writer) => writer.describe(node, metadata, xattrs.iter()),
+            Self::Image(writer) | Self::Around(writer, _) => writer.describe(node, metadata, xattrs.iter()),
             Self::Apart(apart) => {
                 let tree = &mut apart.tree;
                 tree.set_metadata(node, metadata).and_then(|()| tree.set_xattrs(node, xattrs.iter()))
@@ -112,7 +142,7 @@ impl<W: Read + Write + Seek> Output<W> {
         let NewContent { size, extents, archive_offset, data } = content;
         let ranges: Option<Vec<(u64, u64)>> =
             extents.map(|extents| extents.iter().map(|e| (e.offset, e.len)).collect());
-        let apart = match self {
+        let (tree, data) = match self {
             Self::Image(writer) => {
                 let added = match &ranges {
                     None => writer.add_file(dir, name, metadata, xattrs.iter(), size, data),
@@ -122,29 +152,32 @@ impl<W: Read + Write + Seek> Output<W> {
                 };
                 return added.map_err(erofs_error);
             }
-            Self::Apart(apart) => apart,
-        };
-        let data = match &mut apart.data {
-            Data::Blob(blob) => match &ranges {
-                None => blob.append(size, data),
-                Some(ranges) => blob.append_sparse(size, ranges, data),
+            Self::Around(writer, archive) => {
+                (writer.tree_mut(), archive.find(size, extents, archive_offset)?)
             }
-            .map_err(erofs_error)?,
-            Data::Archive { end } => {
-                let stored = extents.map_or(size, |extents| extents.iter().map(|e| e.len).sum());
-                in_archive(size, extents, archive_offset, stored, end)?
+            Self::Apart(apart) => {
+                let data = match (&mut apart.data, &ranges) {
+                    (Data::Blob(blob), None) => blob.append(size, data).map_err(erofs_error)?,
+                    (Data::Blob(blob), Some(ranges)) => {
+                        blob.append_sparse(size, ranges, data).map_err(erofs_error)?
+                    }
+                    (Data::Archive(archive), _) => archive.find(size, extents, archive_offset)?,
+                };
+                (&mut apart.tree, data)
             }
         };
         let file = NewFile::Regular { size, data };
-        let made = apart.tree.add(dir, name, metadata, file).map_err(erofs_error)?;
-        apart.tree.set_xattrs(made, xattrs.iter()).map_err(erofs_error)?;
+        let made = tree.add(dir, name, metadata, file).map_err(erofs_error)?;
+        tree.set_xattrs(made, xattrs.iter()).map_err(erofs_error)?;
         Ok(made)
     }
 
     /// Completes the image. `archive` says how long the archive is and what it is called.
     pub(super) fn finish(self, archive: Option<(u64, &Digest)>) -> Result<(W, Summary)> {
+        let length = |found: &Archive| archive.map_or(found.end(), |(len, _)| len.max(found.end()));
         let Apart { image, mut tree, options, data } = match self {
             Self::Image(writer) => return writer.finish(&()).map_err(erofs_error),
+            Self::Around(writer, _) => return writer.finish(&()).map_err(erofs_error),
             Self::Apart(apart) => *apart,
         };
         match data {
@@ -152,9 +185,8 @@ impl<W: Read + Write + Seek> Output<W> {
                 let (_, blocks) = blob.finish().map_err(erofs_error)?;
                 tree.set_device_blocks(DEVICE, blocks);
             }
-            Data::Archive { end } => {
-                let len = archive.map_or(end, |(len, _)| len.max(end));
-                tree.set_device_blocks(DEVICE, len.div_ceil(TAR_BLOCK));
+            Data::Archive(found) => {
+                tree.set_device_blocks(DEVICE, length(&found).div_ceil(TAR_BLOCK));
                 if let Some((_, digest)) = archive {
                     // The digits of SHA-256 fill the place of the tag.
                     let digits = digest.as_str().rsplit(':').next().unwrap_or_default();
@@ -166,43 +198,4 @@ impl<W: Read + Write + Seek> Output<W> {
         let plan = ImagePlan::new(tree, &options, &()).map_err(erofs_error)?;
         plan.write(image, &()).map_err(erofs_error)
     }
-}
-
-/// Where a file is in an archive, whose data begins at `offset` and has `stored` bytes.
-fn in_archive(
-    size: u64,
-    extents: Option<&[Extent]>,
-    offset: Option<u64>,
-    stored: u64,
-    end: &mut u64,
-) -> Result<FileData> {
-    let unaligned =
-        || Error::new(ErrorKind::Unrepresentable, "the data of the file is not where an index can point to");
-    if stored == 0 {
-        return Ok(FileData::Hole);
-    }
-    let offset = offset.filter(|offset| offset.is_multiple_of(TAR_BLOCK)).ok_or_else(unaligned)?;
-    *end = (*end).max(offset + stored);
-    let first = offset / TAR_BLOCK;
-    let address = |block| BlockAddress { device: DEVICE, block };
-    let Some(extents) = extents else { return Ok(FileData::Blocks(address(first))) };
-    // All that begins or ends before the end of the file has to lie on the borders of chunks.
-    let borders = extents.iter().flat_map(|e| [e.offset, e.end()]).filter(|&border| border < size);
-    let zeros = borders.map(u64::trailing_zeros).min().unwrap_or(0).min(31 + 9);
-    let bits = zeros.checked_sub(TAR_BLOCK.trailing_zeros()).ok_or_else(unaligned)?;
-    let chunk = TAR_BLOCK << bits;
-    let count = size.div_ceil(chunk);
-    if count > MAX_CHUNKS {
-        let kind = ErrorKind::LimitExceeded { limit: "chunks of a file in an archive" };
-        return Err(Error::new(kind, "the sparse file is too large for an index"));
-    }
-    let mut chunks = vec![None; count as usize];
-    let mut block = first;
-    for extent in extents {
-        for number in extent.offset / chunk..extent.end().div_ceil(chunk) {
-            chunks[number as usize] = Some(address(block + (number * chunk - extent.offset) / TAR_BLOCK));
-        }
-        block += extent.len.div_ceil(TAR_BLOCK);
-    }
-    Ok(FileData::Chunks { bits: bits as u8, chunks })
 }

@@ -155,6 +155,45 @@ impl<'m, W: Read + Write + Seek> ErofsSink<'m, W> {
         Self::begin(out, parents, options, monitor)
     }
 
+    /// Writes an image with the archive inside: metadata in blocks of 512 bytes goes before and behind it, and the
+    /// content of files stays where it lies. The caller writes the uncompressed archive that the changes are read
+    /// from to the same output, from [`ErofsSink::archive_start`] on, as it comes, and says how long it is
+    /// ([`ErofsSink::set_archive`]).
+    ///
+    /// One pass, one copy of the data, and nothing else that the image needs.
+    ///
+    /// # Errors
+    /// As [`ErofsSink::new`].
+    pub fn around_archive<P: LayerTree + Clone + 'static>(
+        out: W,
+        parents: Base<'_, P>,
+        options: ErofsOptions,
+        monitor: &'m dyn Monitor,
+    ) -> Result<Self> {
+        let out = Output::around_archive(out, &options.write)?;
+        Self::begin(out, parents, options, monitor)
+    }
+
+    /// Where the archive begins in the image, in bytes; only [around an archive](ErofsSink::around_archive).
+    pub fn archive_start(&self) -> Option<u64> {
+        self.builder.writer.archive_start()
+    }
+
+    /// Says what lies below the layer, after the last change, where that was [`Base::Unknown`] at the start: the
+    /// image becomes what it would be had it been known. So layers can be read side by side, as only the end of each
+    /// needs its parents.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotDirectory`](layer_model::ErrorKind::NotDirectory) where a parent has a file in the place of a
+    /// directory; [`ErrorKind::Exists`](layer_model::ErrorKind::Exists) when two names of the layer turn out to be one,
+    /// by a link of a parent; those of the parents.
+    pub fn adopt<P: LayerTree + Clone + 'static>(&mut self, parents: Base<'_, P>) -> Result<()> {
+        match Parents::of(parents) {
+            Parents::Unknown => Ok(()),
+            parents => self.builder.adopt(parents),
+        }
+    }
+
     fn begin<P: LayerTree + Clone + 'static>(
         out: Output<W>,
         parents: Base<'_, P>,
@@ -191,6 +230,7 @@ impl<W: Read + Write + Seek> LayerSink for ErofsSink<'_, W> {
 
     fn finish(self) -> Result<Self::Output> {
         let mut builder = self.builder;
+        builder.writer = builder.writer.end_archive(self.archive.as_ref().map(|(len, _)| *len));
         builder.complete()?;
         let implied = builder.implied.into_iter().filter(|(_, maybe)| *maybe);
         let implied_dirs = implied.map(|(path, _)| path).collect();

@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "every test binary uses its own part")]
 
 pub mod cases;
+pub mod late_parents;
 
 use std::{
     collections::BTreeMap,
