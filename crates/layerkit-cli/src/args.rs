@@ -64,15 +64,39 @@ pub(crate) struct Unpack {
     pub(crate) image: String,
     /// A directory that does not exist yet, or is empty
     pub(crate) dest: PathBuf,
-    /// One directory a layer for an overlay mount, or one merged tree
+    /// One directory or EROFS image a layer, or one merged tree
     #[arg(long, value_enum, default_value = "overlay")]
     pub(crate) format: TreeFormat,
+    #[command(flatten)]
+    pub(crate) erofs: ErofsLayer,
+    /// With --format erofs: write the merged metadata of all layers, too, so that one mount shows them
+    #[arg(long)]
+    pub(crate) merge: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+/// How a layer becomes an EROFS image.
+#[derive(Debug, Args)]
+pub(crate) struct ErofsLayer {
+    /// With --format erofs: keep the layer tar in the image, and write an index of it
+    #[arg(long)]
+    pub(crate) tar_index: bool,
+    /// With --format erofs: append a dm-verity hash tree
+    #[arg(long)]
+    pub(crate) verity: bool,
+}
+
+impl ErofsLayer {
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.tar_index || self.verity
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TreeFormat {
     /// A directory a layer, with overlayfs's whiteouts
     Overlay,
+    /// An EROFS image a layer
+    Erofs,
     /// One merged tree
     Flat,
 }
@@ -96,8 +120,10 @@ pub(crate) struct Apply {
     pub(crate) dest: PathBuf,
     #[arg(long, value_enum, default_value = "flat")]
     pub(crate) format: TreeFormat,
-    /// An applied parent layer, nearest (topmost) first
-    #[arg(long = "parent", value_name = "DIR")]
+    #[command(flatten)]
+    pub(crate) erofs: ErofsLayer,
+    /// An applied parent layer, a directory or an EROFS image, nearest (topmost) first
+    #[arg(long = "parent", value_name = "DIR-OR-IMAGE")]
     pub(crate) parents: Vec<PathBuf>,
     /// The media type of the layer [default: the image's, or found by looking]
     #[arg(long, value_name = "TYPE")]

@@ -4,18 +4,27 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use layer_apply::{ApplyOptions, FlatApplier, OverlayApplier};
-use layer_model::{Applier, Base, Error, ErrorKind, IoContext, MediaType, Monitor, Result, Stack};
+use layer_apply::{ApplyOptions, ErofsImage, FlatApplier, OverlayApplier, StagedDir};
+use layer_model::{
+    Applier, Base, Error, ErrorKind, IoContext, LayerTree, MediaType, Monitor, Result, Stack,
+    media::LayerType,
+};
 use layer_tar::{BlobOptions, BlobSource, BlobSummary, LayerBlob, ReadOptions};
-use overlay_dir::{OverlayDir, OverlayDirOptions};
+use overlay_dir::{Namespace, OverlayDir, OverlayDirOptions};
 
-use crate::{Format, Image, LayerDescriptor};
+use crate::{
+    Format, Image, LayerDescriptor,
+    erofs::{self, ErofsLayerOptions, LAYER, make_layer_dir},
+};
 
 /// A layer blob, from wherever it comes, with what is known about it.
 pub struct LayerInput {
     reader: Box<dyn Read + Send>,
+    /// The file that `reader` reads, where it is one: it may be cloned instead of copied.
+    file: Option<File>,
     media_type: MediaType,
     options: BlobOptions,
 }
@@ -25,7 +34,7 @@ impl LayerInput {
     /// looking.
     pub fn new(reader: Box<dyn Read + Send>, media_type: Option<MediaType>) -> Self {
         let media_type = media_type.unwrap_or_else(MediaType::layer_tar_detected);
-        Self { reader, media_type, options: BlobOptions::default() }
+        Self { reader, file: None, media_type, options: BlobOptions::default() }
     }
 
     /// A blob in a file.
@@ -33,8 +42,12 @@ impl LayerInput {
     /// # Errors
     /// Those of opening the file.
     pub fn file(path: &Path, media_type: Option<MediaType>) -> Result<Self> {
-        let file = File::open(path).during("open the layer blob");
-        Ok(Self::new(Box::new(file.map_err(|e| e.entry(path.as_os_str().as_encoded_bytes()))?), media_type))
+        let open = || -> Result<Self> {
+            let file = File::open(path).during("open the layer blob")?;
+            let same = file.try_clone().during("duplicate descriptor")?;
+            Ok(Self { file: Some(same), ..Self::new(Box::new(file), media_type) })
+        };
+        open().map_err(|e| e.entry(path.as_os_str().as_encoded_bytes()))
     }
 
     /// Layer `n` of an image, 0 the bottom one. It is checked on the way against all that the image says about it.
@@ -42,13 +55,17 @@ impl LayerInput {
     /// # Errors
     /// As [`Image::open_layer`].
     pub fn of_image(image: &Image, n: usize) -> Result<Self> {
-        let reader = image.open_layer(n)?;
+        let file = image.open_layer_file(n)?;
+        let reader: Box<dyn Read + Send> = match &file {
+            Some(file) => Box::new(file.try_clone().during("duplicate descriptor")?),
+            None => image.open_layer(n)?,
+        };
         let layer = &image.layers()[n];
         let options = BlobOptions::default()
             .expect_digest(layer.digest.clone())
             .expect_size(Some(layer.size))
             .expect_diff_id(Some(layer.diff_id.clone()));
-        Ok(Self { reader, media_type: layer.media_type.clone(), options })
+        Ok(Self { reader, file, media_type: layer.media_type.clone(), options })
     }
 
     /// Takes the blob for one of this type, whatever an image says.
@@ -56,6 +73,22 @@ impl LayerInput {
     pub fn media_type(mut self, media_type: MediaType) -> Self {
         self.media_type = media_type;
         self
+    }
+
+    /// What the blob says that it is.
+    pub(crate) fn layer_type(&self) -> LayerType {
+        self.media_type.layer_type()
+    }
+
+    /// Makes `to`, which is new and empty, share the blob's blocks, where both are files on a file system that can. What
+    /// is read from then on is read from `to`.
+    pub(crate) fn clone_to(&mut self, to: &File) -> Result<bool> {
+        let Some(file) = &self.file else { return Ok(false) };
+        if rustix::fs::ioctl_ficlone(to, file).is_err() {
+            return Ok(false);
+        }
+        self.reader = Box::new(to.try_clone().during("duplicate descriptor")?);
+        Ok(true)
     }
 
     /// The changes of the layer; the end of them means that the blob is what it was announced as.
@@ -88,10 +121,13 @@ impl std::fmt::Debug for LayerInput {
 pub struct ApplyLayerOptions {
     /// The form to apply it in.
     pub format: Format,
-    /// With [`Format::Overlay`] the directories of the layers below, nearest first; none for the bottom layer.
+    /// The layers below, nearest first; none for the bottom layer. Directories in overlay form, those with a
+    /// `layer.erofs`, and EROFS images. Not with [`Format::Flat`], whose target holds them.
     pub parents: Vec<PathBuf>,
-    /// How it is applied.
+    /// How it is applied to a directory.
     pub apply: ApplyOptions,
+    /// How it becomes an EROFS image.
+    pub erofs: ErofsLayerOptions,
     /// How the tar is read.
     pub read: ReadOptions,
 }
@@ -118,6 +154,13 @@ impl ApplyLayerOptions {
         self
     }
 
+    /// Sets [`Self::erofs`].
+    #[must_use]
+    pub fn erofs(mut self, erofs: ErofsLayerOptions) -> Self {
+        self.erofs = erofs;
+        self
+    }
+
     /// Sets [`Self::read`].
     #[must_use]
     pub fn read(mut self, read: ReadOptions) -> Self {
@@ -138,8 +181,8 @@ pub struct LayerApplied {
     pub bytes: u64,
 }
 
-/// Applies one layer to `dest`: with [`Format::Overlay`] a missing or empty directory becomes the layer, whole or not
-/// at all; with [`Format::Flat`] the merged tree in `dest`, made when missing, is changed in place.
+/// Applies one layer to `dest`: with [`Format::Overlay`] and [`Format::Erofs`] a missing or empty directory becomes the
+/// layer, whole or not at all; with [`Format::Flat`] the merged tree in `dest`, made when missing, is changed in place.
 ///
 /// # Errors
 /// Those of the blob and of the target. After an error of a flat apply `dest` may be partly changed; the message
@@ -150,29 +193,56 @@ pub fn apply_layer(
     options: &ApplyLayerOptions,
     monitor: &dyn Monitor,
 ) -> Result<LayerApplied> {
-    let mut source = input.changes(options.read.clone(), monitor)?;
-    let (entries, bytes) = match options.format {
+    match options.format {
         Format::Overlay => {
             let namespace = options.apply.chosen_namespace();
-            let open = |dir: &PathBuf| {
-                let opened = OverlayDir::open(dir, OverlayDirOptions::default().namespace(namespace));
-                opened.map_err(|e| e.entry(dir.as_os_str().as_encoded_bytes()))
-            };
-            let parents = Stack::from_nearest(options.parents.iter().map(open).collect::<Result<Vec<_>>>()?);
-            let applier = OverlayApplier::<OverlayDir>::new(options.apply.clone().namespace(namespace));
+            let parents = open_parents(&options.parents, namespace)?;
+            let applier = OverlayApplier::<AnyTree>::new(options.apply.clone().namespace(namespace));
+            let mut source = input.changes(options.read.clone(), monitor)?;
             let base = Base::from_stack(parents.as_ref());
             let applied = applier.apply(&mut source, base, dest.to_owned(), monitor)?;
-            (applied.entries, applied.bytes)
+            let layer = summary_of(&source)?.into();
+            Ok(LayerApplied { layer, entries: applied.entries, bytes: applied.bytes })
+        }
+        Format::Erofs => {
+            let parents = open_parents(&options.parents, Namespace::Trusted)?;
+            let base = Base::from_stack(parents.as_ref());
+            let stage = StagedDir::begin(dest)?;
+            let file = make_layer_dir(&stage.path())?;
+            let image = stage.path().join(LAYER);
+            let erofs = options.erofs.clone().read(options.read.clone());
+            let made = erofs::convert(input, base, file, &erofs, monitor)?.finish(base, &image, &erofs)?;
+            stage.publish(false)?;
+            Ok(LayerApplied { layer: made.summary.into(), entries: made.entries, bytes: made.bytes })
         }
         Format::Flat => {
+            let mut source = input.changes(options.read.clone(), monitor)?;
             let existed = dest.exists();
             let applied = FlatApplier::new(options.apply.clone())
                 .apply(&mut source, Base::Unknown, dest.to_owned(), monitor)
                 .map_err(|e| if existed { e.context("the target may be partly changed") } else { e })?;
-            (applied.entries, applied.bytes)
+            let layer = summary_of(&source)?.into();
+            Ok(LayerApplied { layer, entries: applied.entries, bytes: applied.bytes })
         }
+    }
+}
+
+/// A parent of whatever form.
+type AnyTree = Arc<dyn LayerTree>;
+
+/// Opens parents, nearest first: EROFS images, directories that hold a `layer.erofs`, directories in overlay form.
+fn open_parents(paths: &[PathBuf], namespace: Namespace) -> Result<Option<Stack<AnyTree>>> {
+    let open = |path: &PathBuf| -> Result<AnyTree> {
+        let image = path.join(LAYER);
+        if path.is_file() {
+            return Ok(Arc::new(ErofsImage::open::<&Path>(path, &[])?));
+        } else if image.exists() {
+            return Ok(Arc::new(ErofsImage::open::<&Path>(&image, &[])?));
+        }
+        let opened = OverlayDir::open(path, OverlayDirOptions::default().namespace(namespace));
+        Ok(Arc::new(opened.map_err(|e| e.entry(path.as_os_str().as_encoded_bytes()))?))
     };
-    Ok(LayerApplied { layer: summary_of(&source)?.into(), entries, bytes })
+    Ok(Stack::from_nearest(paths.iter().map(open).collect::<Result<Vec<_>>>()?))
 }
 
 /// What was learnt of a blob whose changes were read to their end.

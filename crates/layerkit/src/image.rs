@@ -1,6 +1,6 @@
 //! An image, opened: its layers in order, each with its blob.
 
-use std::io::Read;
+use std::{fs::File, io::Read};
 
 use content_store::{Documents, LocalStore, oci};
 use layer_model::{Digest, Error, ErrorKind, MediaType, Result};
@@ -120,17 +120,27 @@ impl Image {
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is no such layer or the store lacks its blob.
     pub fn open_layer(&self, n: usize) -> Result<Box<dyn Read + Send>> {
-        let missing =
-            || Error::new(ErrorKind::NotFound, format!("the image has no layer {n}")).entry(&self.name);
-        let layer = self.layers.get(n).ok_or_else(missing)?;
-        match (&self.source, &layer.digest) {
-            (Source::Layout { store, .. }, Some(digest)) => Ok(Box::new(store.open_blob(digest)?)),
-            (Source::Archive { archive }, _) => {
+        match (self.open_layer_file(n)?, &self.source) {
+            (Some(file), _) => Ok(Box::new(file)),
+            (None, Source::Archive { archive }) => {
                 let extent: Extent = archive.layers[n];
                 Ok(Box::new(archive.read(extent)))
             }
-            (Source::Layout { .. }, None) => Err(missing()),
+            (None, Source::Layout { .. }) => Err(self.no_layer(n)),
         }
+    }
+
+    /// The file that is the blob of layer `n`, where it is a file of its own.
+    pub(crate) fn open_layer_file(&self, n: usize) -> Result<Option<File>> {
+        let layer = self.layers.get(n).ok_or_else(|| self.no_layer(n))?;
+        match (&self.source, &layer.digest) {
+            (Source::Layout { store, .. }, Some(digest)) => store.open_blob(digest).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn no_layer(&self, n: usize) -> Error {
+        Error::new(ErrorKind::NotFound, format!("the image has no layer {n}")).entry(&self.name)
     }
 }
 

@@ -55,6 +55,7 @@ pub fn mount(unpacked: &Path, mountpoint: &Path, upper: Option<&Upper>) -> Resul
             let message = "a flat tree is writable as it is; mount the overlay format with an upper";
             Err(Error::new(ErrorKind::NotSupported, message))
         }
+        Format::Erofs => Err(Error::new(ErrorKind::NotSupported, "mounting EROFS layers")),
         Format::Flat => bind_read_only(&unpacked.join("rootfs"), mountpoint),
         Format::Overlay => {
             let lowers: Vec<PathBuf> =

@@ -36,6 +36,8 @@ pub enum Format {
     /// One directory a layer, `layers/NN-HEX/fs`, with overlayfs's markers.
     #[default]
     Overlay,
+    /// One EROFS image a layer, `layers/NN-HEX/layer.erofs`, in a directory as containerd's EROFS snapshotter has it.
+    Erofs,
     /// One merged tree, `rootfs`.
     Flat,
 }
@@ -82,6 +84,9 @@ pub struct StackLayer {
     pub digest: Digest,
     /// The size of the blob in bytes.
     pub size: u64,
+    /// The root hash of the image's dm-verity tree, in hexadecimal, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verity: Option<String>,
 }
 
 impl StackFile {

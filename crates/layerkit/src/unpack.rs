@@ -1,25 +1,23 @@
-//! A whole image into a directory: one directory a layer, or one merged tree.
+//! A whole image into a directory: one directory a layer, with its tree or its image, or one merged tree.
+
+mod erofs;
+mod overlay;
+mod parallel;
 
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread,
 };
 
-use layer_apply::{ApplyOptions, FlatApplier, OverlayApplier, Pending, StagedDir, reconcile};
-use layer_model::{
-    Applied, Applier, Base, Error, ErrorKind, IoContext, LayerPath, Monitor, Result, Stack, Warning,
-};
+use layer_apply::{ApplyOptions, FlatApplier, StagedDir};
+use layer_model::{Applied, Applier, Base, Error, Monitor, Result};
 use layer_tar::{BlobSummary, ReadOptions};
-use overlay_dir::{Namespace, OverlayDir, PlainDir};
+use overlay_dir::PlainDir;
 
 use crate::{
     Image, LayerInput,
     blob::summary_of,
+    erofs::ErofsLayerOptions,
     stack_file::{Format, StackFile, StackLayer},
 };
 
@@ -29,9 +27,14 @@ use crate::{
 pub struct UnpackOptions {
     /// The form of the layers.
     pub format: Format,
-    /// How layers are applied.
+    /// How layers are applied, in directories.
     pub apply: ApplyOptions,
-    /// How layer tars are read.
+    /// How layers are applied, in EROFS images.
+    pub erofs: ErofsLayerOptions,
+    /// With [`Format::Erofs`], whether the merged metadata of all layers is written besides, so that one mount shows
+    /// them. Default: no.
+    pub merge: bool,
+    /// How layer tars are read, into directories.
     pub read: ReadOptions,
     /// How many layers are worked on at once; each has a thread that inflates and one that hashes besides.
     /// Default: as many as the machine has processors.
@@ -45,7 +48,15 @@ impl Default for UnpackOptions {
     /// the layers: the result is to be the image, whole.
     fn default() -> Self {
         let apply = ApplyOptions::new().apply_root_metadata(true).keep_trusted_xattrs(true);
-        Self { format: Format::default(), apply, read: ReadOptions::default(), jobs: None, sync: false }
+        Self {
+            format: Format::default(),
+            apply,
+            erofs: ErofsLayerOptions::default(),
+            merge: false,
+            read: ReadOptions::default(),
+            jobs: None,
+            sync: false,
+        }
     }
 }
 
@@ -61,6 +72,20 @@ impl UnpackOptions {
     #[must_use]
     pub fn apply(mut self, apply: ApplyOptions) -> Self {
         self.apply = apply;
+        self
+    }
+
+    /// Sets [`Self::erofs`].
+    #[must_use]
+    pub fn erofs(mut self, erofs: ErofsLayerOptions) -> Self {
+        self.erofs = erofs;
+        self
+    }
+
+    /// Sets [`Self::merge`].
+    #[must_use]
+    pub fn merge(mut self, on: bool) -> Self {
+        self.merge = on;
         self
     }
 
@@ -101,59 +126,15 @@ pub fn unpack(
     let (xattrs, layers) = match options.format {
         Format::Overlay => {
             let namespace = options.apply.chosen_namespace();
-            (Some(namespace.into()), unpack_overlay(image, &stage.path(), namespace, options, monitor)?)
+            (Some(namespace.into()), overlay::unpack(image, &stage.path(), namespace, options, monitor)?)
         }
+        Format::Erofs => (None, erofs::unpack(image, &stage.path(), options, monitor)?),
         Format::Flat => (None, unpack_flat(image, &stage.path(), options, monitor)?),
     };
     let file = StackFile { format: options.format, xattrs, layers };
     file.write(&stage.path())?;
     stage.publish(options.sync)?;
     Ok(file)
-}
-
-/// Layers go to directories of their own, so they are applied at the same time, the largest first: it is the one
-/// that all wait for. What a layer needs to know of its parents is put right when all are there.
-fn unpack_overlay(
-    image: &Image,
-    root: &Path,
-    namespace: Namespace,
-    options: &UnpackOptions,
-    monitor: &dyn Monitor,
-) -> Result<Vec<StackLayer>> {
-    let applier = OverlayApplier::<OverlayDir>::new(options.apply.clone().namespace(namespace));
-    let paths: Vec<PathBuf> = (0..image.layers().len()).map(|n| layer_path(image, n)).collect();
-    let apply = |n: usize, monitor: &dyn Monitor| -> Result<Done> {
-        let dir = root.join(&paths[n]);
-        std::fs::create_dir_all(&dir).during("make the directory of a layer")?;
-        let mut source = LayerInput::of_image(image, n)?.changes(options.read.clone(), monitor)?;
-        let target = dir.join("fs");
-        let (applied, pending) = match n {
-            0 => (applier.apply(&mut source, Base::Empty, target, monitor)?, Pending::default()),
-            _ => applier.apply_detached(&mut source, &target, monitor)?,
-        };
-        Ok(Done { layer: applied.layer, pending, summary: summary_of(&source)? })
-    };
-    let done = in_parallel(image, options.jobs, monitor, apply)?;
-
-    let mut parents: Option<Stack<OverlayDir>> = None;
-    let mut layers = Vec::with_capacity(done.len());
-    for (n, (Done { layer, pending, summary }, path)) in done.into_iter().zip(paths).enumerate() {
-        let base = Base::from_stack(parents.as_ref());
-        reconcile(&layer, &pending, base, &options.apply, monitor).map_err(|e| in_layer(e, image, n))?;
-        layers.push(stack_layer(path, summary));
-        parents = Some(match parents {
-            Some(stack) => stack.with_nearest(layer),
-            None => Stack::of(layer),
-        });
-    }
-    Ok(layers)
-}
-
-/// A layer that was applied without looking at its parents.
-struct Done {
-    layer: OverlayDir,
-    pending: Pending,
-    summary: BlobSummary,
 }
 
 fn unpack_flat(
@@ -179,7 +160,7 @@ fn unpack_flat(
 
 fn stack_layer(path: PathBuf, summary: BlobSummary) -> StackLayer {
     let BlobSummary { diff_id, digest, size, .. } = summary;
-    StackLayer { path, diff_id, digest, size }
+    StackLayer { path, diff_id, digest, size, verity: None }
 }
 
 /// `layers/NN-HEX`: the number of the layer, and the start of its diff id.
@@ -188,79 +169,7 @@ fn layer_path(image: &Image, n: usize) -> PathBuf {
     Path::new("layers").join(format!("{n:02}-{}", &hex[..hex.len().min(12)]))
 }
 
-/// Runs `work` for every layer, on as many threads as may run, and gives the results bottom first. The first error
-/// stops the others.
-fn in_parallel<T: Send>(
-    image: &Image,
-    jobs: Option<NonZeroUsize>,
-    monitor: &dyn Monitor,
-    work: impl Fn(usize, &dyn Monitor) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    let count = image.layers().len();
-    let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by_key(|n| std::cmp::Reverse(image.layers()[*n].size));
-    let jobs = jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get).min(count);
-
-    let next = AtomicUsize::new(0);
-    let group = Group { monitor, failed: AtomicBool::new(false) };
-    let failure: Mutex<Option<Error>> = Mutex::new(None);
-    let results: Vec<Mutex<Option<T>>> = (0..count).map(|_| Mutex::new(None)).collect();
-    let worker = || {
-        while let Some(n) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if group.should_stop() {
-                return;
-            }
-            match work(*n, &group) {
-                Ok(result) => *results[*n].lock().unwrap_or_else(PoisonError::into_inner) = Some(result),
-                Err(error) => {
-                    group.failed.store(true, Ordering::Relaxed);
-                    // Layers that were stopped because of the first error report that they were.
-                    let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
-                    if first.as_ref().is_none_or(|e| e.kind() == &ErrorKind::Cancelled) {
-                        *first = Some(in_layer(error, image, *n));
-                    }
-                }
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..jobs {
-            scope.spawn(worker);
-        }
-        worker();
-    });
-    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
-    }
-    let results = results.into_iter().map(|r| r.into_inner().unwrap_or_else(PoisonError::into_inner));
-    results.map(|r| r.ok_or_else(Error::cancelled)).collect()
-}
-
 /// Says which layer an error is about; the kind and the coordinates stay those of the error.
 fn in_layer(error: Error, image: &Image, n: usize) -> Error {
     error.context(format!("layer {n} ({})", image.layers()[n].diff_id))
-}
-
-/// The caller's monitor, for several workers of which one may fail.
-struct Group<'a> {
-    monitor: &'a dyn Monitor,
-    failed: AtomicBool,
-}
-
-impl Monitor for Group<'_> {
-    fn bytes(&self, n: u64) {
-        self.monitor.bytes(n);
-    }
-
-    fn entry(&self, path: LayerPath<'_>) {
-        self.monitor.entry(path);
-    }
-
-    fn warn(&self, warning: &Warning<'_>) {
-        self.monitor.warn(warning);
-    }
-
-    fn should_stop(&self) -> bool {
-        self.failed.load(Ordering::Relaxed) || self.monitor.should_stop()
-    }
 }

@@ -170,8 +170,9 @@ impl Tree {
         self.check_free(to_dir, to_name)?;
         let hash = self.hash(dir.0, name);
         let found = self.index.find(hash, |&entry| self.is(entry, dir.0, name)).copied();
-        let entry = found
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "tree", "there is nothing to rename").path(name))?;
+        let entry = found.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "tree", "there is nothing to rename").path(name)
+        })?;
         let node = NodeId(self.entries[entry as usize].node);
         if self.holds(node, to_dir) {
             return Err(Error::invalid("a directory cannot go into itself"));

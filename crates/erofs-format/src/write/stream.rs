@@ -120,6 +120,11 @@ impl<W: Read + Write + Seek> StreamWriter<W> {
         &mut self.tree
     }
 
+    /// Sets [`WriteOptions::uuid`], which may be known only at the end.
+    pub fn set_uuid(&mut self, uuid: [u8; 16]) {
+        self.options.uuid = uuid;
+    }
+
     /// Where the next data goes, in bytes from the start of the image; a whole number of blocks.
     pub fn position(&self) -> u64 {
         self.data_end()

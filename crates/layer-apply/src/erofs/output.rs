@@ -90,6 +90,13 @@ impl<W: Read + Write + Seek> Output<W> {
         Ok(Self::Apart(Box::new(Apart { image, tree, options, data })))
     }
 
+    pub(super) fn set_uuid(&mut self, uuid: [u8; 16]) {
+        match self {
+            Self::Image(writer) | Self::Around(writer, _) => writer.set_uuid(uuid),
+            Self::Apart(apart) => apart.options = apart.options.clone().uuid(uuid),
+        }
+    }
+
     /// Whether the content of a file can be taken now. While an archive is written to the image it cannot.
     pub(super) fn takes_content(&self) -> bool {
         !matches!(self, Self::Around(..))

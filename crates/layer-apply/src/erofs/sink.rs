@@ -210,6 +210,11 @@ impl<'m, W: Read + Write + Seek> ErofsSink<'m, W> {
         self.archive = Some((len, digest));
     }
 
+    /// Gives the image another UUID than the options did: one that is derived from the layer is known at its end.
+    pub fn set_uuid(&mut self, uuid: [u8; 16]) {
+        self.builder.writer.set_uuid(uuid);
+    }
+
     /// Takes a whole tree, as it is: also what no layer can say, like sockets. What is marked in it as a layer's
     /// ([`NodeKind::Whiteout`](layer_model::NodeKind::Whiteout), opaque directories) is marked in the image.
     ///

@@ -44,8 +44,12 @@ pub struct LayerBlob<'m> {
     read: Arc<ReadResult>,
     reported: u64,
     summary: Option<BlobSummary>,
+    tee: Option<Tee<'m>>,
     monitor: &'m dyn Monitor,
 }
+
+/// Takes the pieces of the content as they come.
+type Tee<'m> = Box<dyn FnMut(&[u8]) -> Result<()> + Send + 'm>;
 
 impl<'m> LayerBlob<'m> {
     /// Opens the blob that `input` gives, of the type `media_type`.
@@ -93,8 +97,17 @@ impl<'m> LayerBlob<'m> {
             read,
             reported: 0,
             summary: None,
+            tee: None,
             monitor,
         })
+    }
+
+    /// The same blob, of which `tee` gets all of the content, piece by piece, before who reads it does. As with reading,
+    /// what it got is not to be trusted before the end was reached. Its errors are those of reading.
+    #[must_use]
+    pub fn tee(mut self, tee: impl FnMut(&[u8]) -> Result<()> + Send + 'm) -> Self {
+        self.tee = Some(Box::new(tee));
+        self
     }
 
     /// The type of the blob as it is stored.
@@ -153,6 +166,9 @@ impl<'m> LayerBlob<'m> {
         }
         if let Some(hasher) = &mut self.content_hash {
             hasher.update(&chunk);
+        }
+        if let Some(tee) = &mut self.tee {
+            tee(&chunk)?;
         }
         Ok(Some(chunk))
     }

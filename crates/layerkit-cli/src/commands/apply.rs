@@ -4,24 +4,27 @@ use std::{os::fd::AsFd, path::Path};
 
 use layerkit::{
     ApplyLayerOptions, Error, ErrorKind, Image, ImageRef, IoContext, LayerInput, MediaType, Result,
-    apply_layer,
+    apply_layer, erofs::ErofsLayerOptions,
 };
 use serde_json::json;
 
 use super::watched;
 use crate::{
-    args::{Apply, Global, TreeFormat},
+    args::{self, Apply, Global, TreeFormat},
     output::{Outcome, descriptor_json, descriptor_text},
 };
 
 pub(super) fn apply(args: &Apply, global: &Global) -> Result<Outcome> {
     if matches!(args.format, TreeFormat::Flat) && !args.parents.is_empty() {
-        let message = "--parent goes with --format overlay: a flat tree holds its parents";
+        let message = "--parent goes with --format overlay or erofs: a flat tree holds its parents";
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     let media_type = args.media_type.as_deref().map(str::parse).transpose()?;
     let input = open(&args.layer, media_type)?;
-    let options = ApplyLayerOptions::default().format(args.format.into()).parents(args.parents.clone());
+    let options = ApplyLayerOptions::default()
+        .format(args.format.into())
+        .parents(args.parents.clone())
+        .erofs(erofs_options(&args.erofs, args.format)?);
     watched("apply", global, None, |watch| {
         let applied = apply_layer(input, &args.dest, &options, watch)?;
         let mut object = descriptor_json(&applied.layer);
@@ -29,6 +32,15 @@ pub(super) fn apply(args: &Apply, global: &Global) -> Result<Outcome> {
         object["bytes"] = json!(applied.bytes);
         Ok(Outcome::new(object, descriptor_text(&applied.layer)))
     })
+}
+
+/// How the arguments want EROFS images.
+pub(super) fn erofs_options(args: &args::ErofsLayer, format: TreeFormat) -> Result<ErofsLayerOptions> {
+    if format != TreeFormat::Erofs && args.is_asked_for() {
+        let message = "--tar-index and --verity go with --format erofs";
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    Ok(ErofsLayerOptions::default().tar_index(args.tar_index).verity(args.verity))
 }
 
 /// A blob file, `-` for standard input, or `IMAGE#N`. A file whose name only looks like the last is a file.

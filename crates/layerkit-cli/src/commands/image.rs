@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use layerkit::{Format, Image, ImageRef, Result, UnpackOptions};
+use layerkit::{Error, ErrorKind, Format, Image, ImageRef, Result, UnpackOptions};
 use serde_json::json;
 
-use super::watched;
+use super::{apply::erofs_options, watched};
 use crate::{
     args::{Global, TreeFormat, Unpack},
     output::{Outcome, human_bytes},
@@ -15,6 +15,7 @@ impl From<TreeFormat> for Format {
     fn from(format: TreeFormat) -> Self {
         match format {
             TreeFormat::Overlay => Format::Overlay,
+            TreeFormat::Erofs => Format::Erofs,
             TreeFormat::Flat => Format::Flat,
         }
     }
@@ -22,17 +23,31 @@ impl From<TreeFormat> for Format {
 
 pub(super) fn unpack(args: &Unpack, global: &Global) -> Result<Outcome> {
     let image = Image::open(&args.image.parse::<ImageRef>()?)?;
-    let mut options = UnpackOptions::default().format(args.format.into());
+    if args.merge && args.format != TreeFormat::Erofs {
+        return Err(Error::new(ErrorKind::InvalidArgument, "--merge goes with --format erofs"));
+    }
+    let erofs = erofs_options(&args.erofs, args.format)?;
+    let mut options = UnpackOptions::default().format(args.format.into()).erofs(erofs).merge(args.merge);
     options.jobs = global.jobs;
     let total = image.layers().iter().map(|l| l.size).sum();
     watched("unpack", global, Some(total), |watch| {
         let stack = layerkit::unpack(&image, &args.dest, &options, watch)?;
         let layers = stack.layers.iter().map(|l| {
-            json!({ "path": l.path.to_string_lossy(), "diff_id": l.diff_id.as_str(), "digest": l.digest.as_str(), "size": l.size })
+            let (path, digest) = (l.path.to_string_lossy(), l.digest.as_str());
+            let mut layer =
+                json!({ "path": path, "diff_id": l.diff_id.as_str(), "digest": digest, "size": l.size });
+            if let Some(root_hash) = &l.verity {
+                layer["verity"] = json!(root_hash);
+            }
+            layer
         });
         let object = json!({
             "dest": args.dest.to_string_lossy(),
-            "format": match args.format { TreeFormat::Overlay => "overlay", TreeFormat::Flat => "flat" },
+            "format": match args.format {
+                TreeFormat::Overlay => "overlay",
+                TreeFormat::Erofs => "erofs",
+                TreeFormat::Flat => "flat",
+            },
             "layers": layers.collect::<Vec<_>>(),
         });
         let mut text = String::new();
