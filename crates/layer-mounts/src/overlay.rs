@@ -303,7 +303,7 @@ fn refused(why: &str) -> Error {
     Error::new(ErrorKind::InvalidArgument, format!("unusable overlay layers: {why}"))
 }
 
-fn split_at_colons(value: &str) -> Vec<&str> {
+pub(crate) fn split_at_colons(value: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;
     let mut bytes = value.bytes().enumerate();

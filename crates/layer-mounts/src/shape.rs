@@ -104,8 +104,17 @@ pub struct UnresolvedMounts {
     mounts: Vec<Mount>,
     /// The EROFS mounts, by their numbers in the list.
     images: Vec<(usize, ErofsMount)>,
-    /// The numbers of the mounts that are lower layers of the last one, nearest first.
-    lowers: Vec<usize>,
+    /// The lower layers of the last one, nearest first; [`None`] where they cannot be told.
+    lowers: Option<Vec<Lower>>,
+}
+
+/// A lower layer of a mount that is not activated.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Lower {
+    /// What an earlier mount mounts, by its number.
+    Mount(usize),
+    /// A directory that is there already.
+    Dir(String),
 }
 
 impl UnresolvedMounts {
@@ -218,19 +227,52 @@ fn unresolved(mounts: &[Mount]) -> Result<MountShape> {
     }
     let lowers = match kind.file_system.as_str() {
         "bind" => match Template::parse(&last.source)?.parts() {
-            [Part::Mount(number)] if images.iter().any(|(image, _)| image == number) => vec![*number],
-            _ => Vec::new(),
+            [Part::Mount(number)] if images.iter().any(|(image, _)| image == number) => {
+                Some(vec![Lower::Mount(*number)])
+            }
+            _ => Some(Vec::new()),
         },
-        "overlay" => last
-            .value("lowerdir")
-            .map_or(Ok(None), |v| Template::parse(v).map(|t| t.mounts()))?
-            .unwrap_or_default(),
+        "overlay" => match last.value("lowerdir") {
+            Some(value) => lowers_of(&Template::parse(value)?),
+            None => Some(Vec::new()),
+        },
         _ => return unknown(last),
     };
     if kind.steps.is_empty() || kind.has(Step::Mkfs) {
         return unknown(last);
     }
     Ok(MountShape::Unresolved(UnresolvedMounts { mounts: mounts.to_vec(), images, lowers }))
+}
+
+/// The layers of a `lowerdir=`: mounts, directories, and both where a stack has layers of both forms. [`None`] for
+/// anything else: a path below a mount, layers of data only.
+fn lowers_of(template: &Template) -> Option<Vec<Lower>> {
+    // What stands between two colons.
+    let mut entries = vec![Vec::new()];
+    for part in template.parts() {
+        match part {
+            Part::Text(text) => {
+                for (at, piece) in overlay::split_at_colons(text).into_iter().enumerate() {
+                    if at > 0 {
+                        entries.push(Vec::new());
+                    }
+                    if let (Some(entry), false) = (entries.last_mut(), piece.is_empty()) {
+                        entry.push(Part::Text(piece.to_owned()));
+                    }
+                }
+            }
+            other => entries.last_mut()?.push(other.clone()),
+        }
+    }
+    let mut lowers = Vec::new();
+    for entry in entries {
+        match &entry[..] {
+            [Part::Text(dir)] => lowers.push(Lower::Dir(overlay::unescape(dir))),
+            [part] => lowers.extend(part.mounts()?.into_iter().map(Lower::Mount)),
+            _ => return None,
+        }
+    }
+    Some(lowers)
 }
 
 /// A template may only name mounts before it.
@@ -311,17 +353,21 @@ impl MountShape {
 
 impl UnresolvedMounts {
     fn parents(&self) -> Result<Vec<LayerRef<'_>>> {
-        let image = |number: &usize| {
-            let found = self.images.iter().find(|(image, _)| image == number);
-            found.map(|(_, image)| LayerRef::Image(image)).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::FailedPrecondition,
-                    "the layers are not known before the mounts are activated",
-                )
-            })
+        let unknown = || {
+            let message = "the layers are not known before the mounts are activated";
+            Error::new(ErrorKind::FailedPrecondition, message)
         };
-        let parents: Vec<_> = self.lowers.iter().map(image).collect::<Result<_>>()?;
-        if parents.len() == self.images.len() {
+        let layer = |lower| match lower {
+            &Lower::Mount(number) => {
+                let found = self.images.iter().find(|(image, _)| *image == number);
+                found.map(|(_, image)| LayerRef::Image(image)).ok_or_else(unknown)
+            }
+            Lower::Dir(dir) => Ok(LayerRef::Dir(dir)),
+        };
+        let lowers = self.lowers.as_ref().ok_or_else(unknown)?;
+        let parents: Vec<LayerRef<'_>> = lowers.iter().map(layer).collect::<Result<_>>()?;
+        let images = parents.iter().filter(|layer| matches!(layer, LayerRef::Image(_))).count();
+        if images == self.images.len() {
             return Ok(parents);
         }
         Err(Error::new(ErrorKind::FailedPrecondition, "not every image is known to be a layer"))

@@ -129,14 +129,23 @@ impl Template {
         let mut numbers = Vec::new();
         for part in &self.parts {
             match part {
-                Part::Mount(number) => numbers.push(*number),
-                // No list of mounts is that long; it keeps a hostile number from making one.
-                Part::Overlay(from, to) if from.abs_diff(*to) < 4096 => numbers.extend(range(*from, *to)),
                 Part::Text(text) if text == ":" => {}
-                _ => return None,
+                part => numbers.extend(part.mounts()?),
             }
         }
         Some(numbers)
+    }
+}
+
+impl Part {
+    /// The numbers of the mounts that are mount points in the piece, in order; [`None`] for other pieces.
+    pub(crate) fn mounts(&self) -> Option<Vec<usize>> {
+        match self {
+            Self::Mount(number) => Some(vec![*number]),
+            // No list of mounts is that long; it keeps a hostile number from making one.
+            Self::Overlay(from, to) if from.abs_diff(*to) < 4096 => Some(range(*from, *to).collect()),
+            _ => None,
+        }
     }
 }
 

@@ -286,10 +286,42 @@ fn the_parents_of_a_stack_of_images_are_known_before_it_is_mounted() {
         ["/s/3/layer.erofs", "/s/2/layer.erofs", "/s/1/layer.erofs"].map(String::from).to_vec();
     assert_eq!(images("{{ overlay 0 2 }}"), Ok(nearest_first.clone()));
     assert_eq!(images("{{mount 0}}:{{mount 1}}:{{mount 2}}"), Ok(nearest_first));
-    // Where the list has more than the images, or less, it is not known what it is.
-    for unclear in ["{{ overlay 0 1 }}", "{{ overlay 0 2 }}:/other", "/elsewhere"] {
+    // Where the list has fewer than the images, or what is no layer, it is not known what it is.
+    for unclear in [
+        "{{ overlay 0 1 }}",
+        "/elsewhere",
+        "{{ overlay 0 2 }}/below",
+        "{{ overlay 0 2 }}::/data",
+        "{{ overlay 0 2 }}:",
+        "x{{ overlay 0 2 }}",
+    ] {
         assert_eq!(images(unclear), Err(ErrorKind::FailedPrecondition), "{unclear}");
     }
+}
+
+#[test]
+fn a_stack_of_images_and_directories_has_both_in_order() {
+    let shape = from_mounts(&stack(r"/s/5/fs:{{ mount 0 }}:/a\:b/fs:{{ overlay 1 2 }}:/s/0/fs")).unwrap();
+    let names = shape.parents().unwrap().into_iter().map(|parent| match parent {
+        LayerRef::Image(image) => format!("image {}", image.image()),
+        LayerRef::Dir(dir) => dir.to_owned(),
+    });
+    let want = [
+        "/s/5/fs",
+        "image /s/3/layer.erofs",
+        "/a:b/fs",
+        "image /s/2/layer.erofs",
+        "image /s/1/layer.erofs",
+        "/s/0/fs",
+    ];
+    assert_eq!(names.collect::<Vec<_>>(), want);
+    let MountShape::Unresolved(unresolved) = &shape else { panic!("not mounted") };
+    let MountShape::Overlay(overlay) =
+        unresolved.activated(&["/m/0", "/m:1", "/m/2"].map(Activated::at)).unwrap()
+    else {
+        panic!("an overlay")
+    };
+    assert_eq!(overlay.lowers(), ["/s/5/fs", "/m/0", "/a:b/fs", "/m:1", "/m/2", "/s/0/fs"]);
 }
 
 #[test]
