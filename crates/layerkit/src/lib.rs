@@ -54,6 +54,7 @@ mod unpack;
 
 pub use content_store as store;
 pub use erofs_format as format;
+pub use kernel_mount as kernel;
 pub use layer_apply as apply;
 pub use layer_model as model;
 pub use layer_mounts as mounts;
