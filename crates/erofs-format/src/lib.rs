@@ -79,6 +79,6 @@ pub use verity::{
     Hash, VerityBuilder, VerityOptions, VerityReader, VeritySuperblock, VerityTree, verity_tree,
 };
 pub use write::{
-    BlobWriter, Contents, ImagePlan, InodeForm, LAYOUT_VERSION, StreamWriter, Summary, Target, Times,
+    BlobWriter, Contents, ImagePlan, InodeForm, LAYOUT_VERSION, Piece, StreamWriter, Summary, Target, Times,
     WriteOptions,
 };

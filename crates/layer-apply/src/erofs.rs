@@ -8,6 +8,7 @@ mod image;
 mod link;
 mod options;
 mod output;
+mod planned;
 mod resolve;
 mod sink;
 mod tree;
@@ -18,6 +19,7 @@ pub use self::{
     image::{ErofsImage, PlainErofs},
     options::{ErofsOptions, Whiteouts},
     output::BlobOutput,
+    planned::{ErofsPlan, ErofsPlanner, ImageWrite},
     sink::{ErofsApplier, ErofsSink, ErofsWritten},
 };
 

@@ -104,8 +104,8 @@ mod walk;
 #[cfg(target_os = "linux")]
 pub use self::{
     erofs::{
-        BlobOutput, ErofsApplier, ErofsImage, ErofsOptions, ErofsSink, ErofsWritten, PlainErofs, Whiteouts,
-        erofs_error,
+        BlobOutput, ErofsApplier, ErofsImage, ErofsOptions, ErofsPlan, ErofsPlanner, ErofsSink, ErofsWritten,
+        ImageWrite, PlainErofs, Whiteouts, erofs_error,
     },
     flat::{FlatApplier, FlatSink},
     fs::{

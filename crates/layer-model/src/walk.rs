@@ -18,7 +18,7 @@ use crate::{
 /// The entries of the directories on the way, and a path for each file with several names.
 pub struct TreeSource<'a> {
     monitor: &'a dyn Monitor,
-    tree: &'a dyn LayerTree,
+    tree: Box<dyn LayerTree + 'a>,
     /// The directories from the root to the current one.
     open: Vec<Frame>,
     links: HashMap<InodeId, LayerPathBuf>,
@@ -46,11 +46,11 @@ struct Lent {
 }
 
 impl<'a> TreeSource<'a> {
-    /// The changes of `tree`.
-    pub fn new(tree: &'a dyn LayerTree, monitor: &'a dyn Monitor) -> Self {
+    /// The changes of `tree`, which may be borrowed, shared or given.
+    pub fn new(tree: impl LayerTree + 'a, monitor: &'a dyn Monitor) -> Self {
         Self {
             monitor,
-            tree,
+            tree: Box::new(tree),
             open: Vec::new(),
             links: HashMap::new(),
             started: false,

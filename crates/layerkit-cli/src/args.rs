@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Diff(Diff),
     /// Append a layer to an image, and tag the result
     Commit(Commit),
+    /// Make the same image with its layers in another form
+    Convert(Convert),
     /// Show what an image is made of
     Inspect {
         /// `oci:DIR[:TAG]`, `docker-archive:FILE`, or the directory of an OCI layout
@@ -178,6 +180,10 @@ pub(crate) enum BlobFormat {
     TarGzip,
     #[value(name = "tar+zstd")]
     TarZstd,
+    /// An EROFS image
+    Erofs,
+    #[value(name = "erofs+zstd")]
+    ErofsZstd,
 }
 
 #[derive(Debug, Args)]
@@ -191,6 +197,36 @@ pub(crate) struct Commit {
     pub(crate) tag: String,
     #[arg(long, value_enum, default_value = "tar+gzip")]
     pub(crate) format: BlobFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// `oci:DIR[:TAG]`, `docker-archive:FILE`, or the directory of an OCI layout
+    pub(crate) image: String,
+    /// `oci:DIR[:TAG]`; the layout is made if missing, and the tag is that of IMAGE if left out
+    #[arg(value_name = "IMAGE")]
+    pub(crate) converted: String,
+    /// What the layers become
+    #[arg(long, value_enum)]
+    pub(crate) to: LayerTarget,
+    /// The compression level [default: the codec's own]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) level: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LayerTarget {
+    /// Layer tars
+    Uncompressed,
+    /// Layer tars in gzip
+    Gzip,
+    /// Layer tars in zstd
+    Zstd,
+    /// EROFS images
+    Erofs,
+    /// EROFS images in zstd
+    #[value(name = "erofs+zstd")]
+    ErofsZstd,
 }
 
 #[derive(Debug, Args)]

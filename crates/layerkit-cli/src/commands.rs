@@ -2,6 +2,7 @@
 
 mod apply;
 mod commit;
+mod convert;
 mod diff;
 mod erofs;
 mod image;
@@ -25,6 +26,7 @@ pub(crate) fn run(command: Command, global: &Global) -> Result<Outcome> {
         Command::Apply(args) => apply::apply(&args, global),
         Command::Diff(args) => diff::diff(&args, global),
         Command::Commit(args) => commit::commit(&args, global),
+        Command::Convert(args) => convert::convert(&args, global),
         Command::Erofs(args) => erofs::erofs(args, global),
         Command::Store(args) => store::store(args, global),
     }

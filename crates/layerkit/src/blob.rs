@@ -4,20 +4,17 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use layer_apply::{ApplyOptions, ErofsImage, FlatApplier, OverlayApplier, StagedDir};
-use layer_model::{
-    Applier, Base, Error, ErrorKind, IoContext, LayerTree, MediaType, Monitor, Result, Stack,
-    media::LayerType,
-};
-use layer_tar::{BlobOptions, BlobSource, BlobSummary, LayerBlob, ReadOptions};
-use overlay_dir::{Namespace, OverlayDir, OverlayDirOptions};
+use layer_apply::{ApplyOptions, FlatApplier, OverlayApplier, StagedDir};
+use layer_model::{Applier, Base, IoContext, MediaType, Monitor, Result, media::LayerType};
+use layer_tar::{BlobOptions, LayerBlob, ReadOptions};
 
 use crate::{
     Format, Image, LayerDescriptor,
+    changes::LayerChanges,
     erofs::{self, ErofsLayerOptions, LAYER, make_layer_dir},
+    layers::{AnyTree, open_layers},
 };
 
 /// A layer blob, from wherever it comes, with what is known about it.
@@ -91,13 +88,22 @@ impl LayerInput {
         Ok(true)
     }
 
-    /// The changes of the layer; the end of them means that the blob is what it was announced as.
+    /// The changes of the layer, a tar or an EROFS image; the end of them means that the blob is what it was announced
+    /// as. (An image is read whole before its first change.)
     ///
     /// # Errors
     /// [`ErrorKind::UnsupportedMediaType`](layer_model::ErrorKind::UnsupportedMediaType), and those of the first
     /// bytes.
-    pub fn changes(self, read: ReadOptions, monitor: &dyn Monitor) -> Result<BlobSource<'_>> {
-        self.content(monitor)?.into_source(read)
+    pub fn changes(self, read: ReadOptions, monitor: &dyn Monitor) -> Result<LayerChanges<'_>> {
+        match self.layer_type() {
+            LayerType::Erofs(_) => LayerChanges::of_image(self, monitor),
+            _ => self.content(monitor)?.into_source(read).map(LayerChanges::of_tar),
+        }
+    }
+
+    /// The blob as a file by itself, where it is one.
+    pub(crate) fn as_file(&self) -> Option<&File> {
+        self.file.as_ref()
     }
 
     /// The layer as the processors leave it: uncompressed.
@@ -196,16 +202,16 @@ pub fn apply_layer(
     match options.format {
         Format::Overlay => {
             let namespace = options.apply.chosen_namespace();
-            let parents = open_parents(&options.parents, namespace)?;
+            let parents = open_layers(&options.parents, Some(namespace))?;
             let applier = OverlayApplier::<AnyTree>::new(options.apply.clone().namespace(namespace));
             let mut source = input.changes(options.read.clone(), monitor)?;
             let base = Base::from_stack(parents.as_ref());
             let applied = applier.apply(&mut source, base, dest.to_owned(), monitor)?;
-            let layer = summary_of(&source)?.into();
+            let layer = source.summary()?.into();
             Ok(LayerApplied { layer, entries: applied.entries, bytes: applied.bytes })
         }
         Format::Erofs => {
-            let parents = open_parents(&options.parents, Namespace::Trusted)?;
+            let parents = open_layers(&options.parents, None)?;
             let base = Base::from_stack(parents.as_ref());
             let stage = StagedDir::begin(dest)?;
             let file = make_layer_dir(&stage.path())?;
@@ -221,36 +227,8 @@ pub fn apply_layer(
             let applied = FlatApplier::new(options.apply.clone())
                 .apply(&mut source, Base::Unknown, dest.to_owned(), monitor)
                 .map_err(|e| if existed { e.context("the target may be partly changed") } else { e })?;
-            let layer = summary_of(&source)?.into();
+            let layer = source.summary()?.into();
             Ok(LayerApplied { layer, entries: applied.entries, bytes: applied.bytes })
         }
     }
-}
-
-/// A parent of whatever form.
-type AnyTree = Arc<dyn LayerTree>;
-
-/// Opens parents, nearest first: EROFS images, directories that hold a `layer.erofs`, directories in overlay form.
-fn open_parents(paths: &[PathBuf], namespace: Namespace) -> Result<Option<Stack<AnyTree>>> {
-    let open = |path: &PathBuf| -> Result<AnyTree> {
-        let image = path.join(LAYER);
-        if path.is_file() {
-            return Ok(Arc::new(ErofsImage::open::<&Path>(path, &[])?));
-        } else if image.exists() {
-            return Ok(Arc::new(ErofsImage::open::<&Path>(&image, &[])?));
-        }
-        let opened = OverlayDir::open(path, OverlayDirOptions::default().namespace(namespace));
-        Ok(Arc::new(opened.map_err(|e| e.entry(path.as_os_str().as_encoded_bytes()))?))
-    };
-    Ok(Stack::from_nearest(paths.iter().map(open).collect::<Result<Vec<_>>>()?))
-}
-
-/// What was learnt of a blob whose changes were read to their end.
-///
-/// # Errors
-/// [`ErrorKind::FailedPrecondition`] when they were not.
-pub(crate) fn summary_of(source: &BlobSource<'_>) -> Result<BlobSummary> {
-    let unread =
-        || Error::new(ErrorKind::FailedPrecondition, "the applier did not read the layer to its end");
-    source.summary().cloned().ok_or_else(unread)
 }

@@ -7,9 +7,9 @@ use std::{
 
 use layer_model::{Base, Error, Monitor, Profile, Result, Stack};
 use overlay_diff::{DiffSource, TreeDiffer, TreeOptions, UpperDiffer, UpperOptions, XattrPolicy};
-use overlay_dir::{
-    Namespace, OverlayDir, OverlayDirOptions, OverlayUpper, OverlayUpperOptions, PlainDir, PlainDirOptions,
-};
+use overlay_dir::{Namespace, OverlayUpper, OverlayUpperOptions, PlainDir, PlainDirOptions};
+
+use crate::layers::{AnyTree, is_image, open_layers, open_overlay};
 
 /// A directory with changes, and what it changes.
 ///
@@ -52,7 +52,8 @@ impl Changed {
         Self { form: UpperForm::Tree, ..Self::in_upper(dir) }
     }
 
-    /// Over these layers, nearest (topmost) first; for a merged tree one directory is the merged tree before.
+    /// Over these layers, nearest (topmost) first: directories in overlay form, those with a `layer.erofs`, EROFS images.
+    /// For a merged tree one directory is the merged tree before.
     /// None at all leaves the base unknown.
     #[must_use]
     pub fn over<P: Into<PathBuf>>(mut self, lowers: impl IntoIterator<Item = P>) -> Self {
@@ -94,13 +95,13 @@ impl Changed {
         };
         match self.form {
             UpperForm::Overlay => {
-                let upper = self.open_overlay(&self.dir, self.namespace)?;
+                let upper = open_overlay(&self.dir, self.namespace)?;
                 let namespace = upper.namespace();
                 let mut options = UpperOptions::new().profile(profile).xattrs(carried).keep_trusted(trusted);
                 if let Some(jobs) = jobs {
                     options = options.jobs(jobs);
                 }
-                let lowers = self.open_lowers(|dir| self.open_overlay(dir, Some(namespace)))?;
+                let lowers = self.open_lowers(Some(namespace))?;
                 let upper = OverlayUpper::new(upper, OverlayUpperOptions::default())?;
                 UpperDiffer::new(options).changes(&upper, self.base_of(&lowers), monitor)
             }
@@ -113,11 +114,11 @@ impl Changed {
                 let differ = TreeDiffer::new(options);
                 match &self.base {
                     // One directory is the merged tree itself, where a device 0:0 is a device.
-                    BaseDirs::Layers(lowers) if lowers.len() == 1 => {
+                    BaseDirs::Layers(lowers) if lowers.len() == 1 && !is_image(&lowers[0]) => {
                         differ.between(Some(&open_plain(&lowers[0])?), &tree, monitor)
                     }
                     _ => {
-                        let lowers = self.open_lowers(|dir| self.open_overlay(dir, self.namespace))?;
+                        let lowers = self.open_lowers(self.namespace)?;
                         differ.changes(&tree, self.base_of(&lowers), monitor)
                     }
                 }
@@ -125,15 +126,11 @@ impl Changed {
         }
     }
 
-    fn open_overlay(&self, dir: &Path, namespace: Option<Namespace>) -> Result<OverlayDir> {
-        let mut options = OverlayDirOptions::default();
-        options.namespace = namespace;
-        OverlayDir::open(dir, options).map_err(|e| named(e, dir))
-    }
-
-    fn open_lowers<L>(&self, open: impl Fn(&Path) -> Result<L>) -> Result<Option<Stack<L>>> {
-        let BaseDirs::Layers(lowers) = &self.base else { return Ok(None) };
-        Ok(Stack::from_nearest(lowers.iter().map(|dir| open(dir)).collect::<Result<Vec<_>>>()?))
+    fn open_lowers(&self, namespace: Option<Namespace>) -> Result<Option<Stack<AnyTree>>> {
+        match &self.base {
+            BaseDirs::Layers(lowers) => open_layers(lowers, namespace),
+            BaseDirs::Unknown | BaseDirs::Empty => Ok(None),
+        }
     }
 
     fn base_of<'a, L>(&self, lowers: &'a Option<Stack<L>>) -> Base<'a, L> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Changed, ImageRef,
-    diff::{DiffOptions, Diffed, LayerDescriptor, diff_to_store, unique},
+    diff::{DiffOptions, Diffed, LayerDescriptor, LayerForm, diff_to_store, unique},
 };
 
 /// How a layer is committed.
@@ -127,7 +127,7 @@ fn append(
     monitor: &dyn Monitor,
 ) -> Result<CommittedImage> {
     // Until the tag is there, nothing refers to the new blobs: the lease keeps a collector away from them.
-    let lease = lease(store)?;
+    let lease = lease(store, "commit")?;
     let diffed = diff_to_store(changed, &lease, &options.diff, monitor)?;
 
     let mut config_value = config.value;
@@ -149,6 +149,9 @@ fn append(
 fn add_to_config(config: &mut Value, layer: &LayerDescriptor, options: &ImageCommitOptions) -> Result<()> {
     let diff_ids = list(&mut config["rootfs"], "diff_ids")?;
     diff_ids.push(json!(layer.diff_id.as_str()));
+    if options.diff.form == LayerForm::Erofs {
+        add_feature(config, EROFS_FEATURE);
+    }
     let mut entry = json!({ "created_by": options.created_by });
     if let Some(seconds) = options.created {
         let time = content_store::local::rfc3339(seconds, 0);
@@ -162,15 +165,15 @@ fn add_to_config(config: &mut Value, layer: &LayerDescriptor, options: &ImageCom
     Ok(())
 }
 
-fn list<'a>(object: &'a mut Value, name: &str) -> Result<&'a mut Vec<Value>> {
+pub(crate) fn list<'a>(object: &'a mut Value, name: &str) -> Result<&'a mut Vec<Value>> {
     let list = object.get_mut(name).and_then(Value::as_array_mut);
     list.ok_or_else(|| Error::new(ErrorKind::InvalidArchive, format!("the image's documents have no {name}")))
 }
 
 /// A lease of this call's own, which ends by itself should the process be killed.
-fn lease(store: &LocalStore) -> Result<content_store::Lease> {
+pub(crate) fn lease(store: &LocalStore, what: &str) -> Result<content_store::Lease> {
     const DAY: Duration = Duration::from_secs(24 * 3600);
-    store.lease(&format!("commit-{:x}", unique()), &LeaseOptions::new().ttl(DAY))
+    store.lease(&format!("{what}-{:x}", unique()), &LeaseOptions::new().ttl(DAY))
 }
 
 /// This machine's architecture as Go, and so OCI, names it.
@@ -182,5 +185,17 @@ fn architecture() -> &'static str {
         "powerpc64" => "ppc64le",
         "loongarch64" => "loong64",
         other => other,
+    }
+}
+
+/// What a platform has to know to use layers that are EROFS images.
+pub(crate) const EROFS_FEATURE: &str = "erofs";
+
+/// Lists a feature among those that the image needs of its platform.
+pub(crate) fn add_feature(config: &mut Value, feature: &str) {
+    match config.get_mut("os.features").and_then(Value::as_array_mut) {
+        Some(features) if features.iter().any(|have| have == feature) => {}
+        Some(features) => features.push(json!(feature)),
+        None => config["os.features"] = json!([feature]),
     }
 }

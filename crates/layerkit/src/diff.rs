@@ -3,7 +3,7 @@
 use std::{io::Write, num::NonZeroUsize, path::Path, sync::Arc};
 
 use content_store::{
-    CommitOptions, ContentStore, ContentStoreExt, Hashing, TrustedDigest, WriterOptions, labels,
+    CommitOptions, ContentStore, ContentStoreExt, Hashing, TrustedDigest, Writer, WriterOptions, labels,
 };
 use layer_model::{Digest, LayerSource, MediaType, Monitor, Profile, Result, road};
 use layer_tar::{
@@ -13,7 +13,7 @@ use layer_tar::{
 use overlay_diff::DiffReport;
 use serde::{Serialize, Serializer};
 
-use crate::{Changed, write_file};
+use crate::{Changed, erofs, write_file};
 
 /// How a layer blob is made.
 #[derive(Clone, Debug)]
@@ -21,9 +21,11 @@ use crate::{Changed, write_file};
 pub struct DiffOptions {
     /// Whose behaviour to follow where the specification and containerd part.
     pub profile: Profile,
-    /// How the tar is written.
+    /// What the layer is. Default: a layer tar.
+    pub form: LayerForm,
+    /// How a tar is written. Its time limit counts for every form.
     pub tar: WriteOptions,
-    /// How the tar is compressed. Default: not at all.
+    /// How the layer is compressed. Default: not at all. EROFS layers may be compressed by zstd, or not at all.
     pub codec: Arc<dyn Codec>,
     /// How many threads walk, and how many compress. Default: half as many as the machine has processors walk, and
     /// as many compress.
@@ -32,7 +34,13 @@ pub struct DiffOptions {
 
 impl Default for DiffOptions {
     fn default() -> Self {
-        Self { profile: Profile::default(), tar: WriteOptions::default(), codec: Arc::new(Plain), jobs: None }
+        Self {
+            profile: Profile::default(),
+            form: LayerForm::default(),
+            tar: WriteOptions::default(),
+            codec: Arc::new(Plain),
+            jobs: None,
+        }
     }
 }
 
@@ -41,6 +49,13 @@ impl DiffOptions {
     #[must_use]
     pub fn profile(mut self, profile: Profile) -> Self {
         self.profile = profile;
+        self
+    }
+
+    /// Sets [`Self::form`].
+    #[must_use]
+    pub fn form(mut self, form: LayerForm) -> Self {
+        self.form = form;
         self
     }
 
@@ -64,6 +79,17 @@ impl DiffOptions {
         self.jobs = Some(jobs);
         self
     }
+}
+
+/// What a layer blob holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LayerForm {
+    /// A layer tar.
+    #[default]
+    Tar,
+    /// An EROFS image, in overlay form: a native EROFS layer.
+    Erofs,
 }
 
 /// A layer blob, as a manifest names it, and the digest of the tar inside.
@@ -107,17 +133,41 @@ pub struct Diffed {
 
 /// Writes the layer of `changed` to `out`.
 ///
+/// An EROFS layer is written as it will be, from start to end, without a tar between: the directories are walked twice,
+/// once for their metadata, once for the content of their files.
+///
 /// # Errors
 /// Those of the differ and of `out`; `out` then holds a part of a blob.
+/// [`ErrorKind::FileChanged`](layer_model::ErrorKind::FileChanged) if something changes meanwhile.
 pub fn diff<W: Write>(
     changed: &Changed,
     out: W,
     options: &DiffOptions,
     monitor: &dyn Monitor,
 ) -> Result<(W, Diffed)> {
+    let plan = match options.form {
+        LayerForm::Tar => None,
+        LayerForm::Erofs => {
+            let quiet = Quiet(monitor);
+            let mut first = changed.open(options.profile, options.jobs, &quiet)?;
+            Some(erofs::plan(&mut first, options, monitor)?)
+        }
+    };
     let mut source = changed.open(options.profile, options.jobs, monitor)?;
-    let (out, layer) = write_layer(&mut source, out, options, monitor)?;
+    let (out, layer) = match plan {
+        None => write_layer(&mut source, out, options, monitor)?,
+        Some(plan) => erofs::write_planned(&plan, &mut source, out, options, monitor)?,
+    };
     Ok((out, Diffed { layer, report: source.report().clone() }))
+}
+
+/// Of a monitor only whether to stop: for what is done once more.
+struct Quiet<'a>(&'a dyn Monitor);
+
+impl Monitor for Quiet<'_> {
+    fn should_stop(&self) -> bool {
+        self.0.should_stop()
+    }
 }
 
 /// Writes the changes of `source` to `out` as a layer blob.
@@ -127,13 +177,22 @@ pub(crate) fn write_layer<W: Write>(
     options: &DiffOptions,
     monitor: &dyn Monitor,
 ) -> Result<(W, LayerDescriptor)> {
-    let mut blob = BlobWriterOptions::default();
-    blob.jobs = options.jobs.map_or(blob.jobs, NonZeroUsize::get);
-    let blob = BlobWriter::new(out, options.codec.clone(), blob)?;
+    let blob = blob_writer(out, options, None)?;
     let sink = TarSink::to_blob(blob, options.tar.clone(), monitor);
     let (blob, _) = road::pump(source, sink, monitor)?;
     let (out, summary) = blob.finish()?;
     Ok((out, summary.into()))
+}
+
+/// A writer that compresses and hashes as `options` say, of a blob of their codec's type or another.
+pub(crate) fn blob_writer<W: Write>(
+    out: W,
+    options: &DiffOptions,
+    media_type: Option<MediaType>,
+) -> Result<BlobWriter<W>> {
+    let mut blob = BlobWriterOptions::default().media_type(media_type);
+    blob.jobs = options.jobs.map_or(blob.jobs, NonZeroUsize::get);
+    BlobWriter::new(out, options.codec.clone(), blob)
 }
 
 /// Writes the layer of `changed` to the file `path`, which appears whole or not at all, and replaces one that is
@@ -160,26 +219,33 @@ pub fn diff_to_store(
     options: &DiffOptions,
     monitor: &dyn Monitor,
 ) -> Result<Diffed> {
-    // The reference is this call's own: the bytes of a diff that was cut off cannot be resumed.
-    let reference = format!("diff-{:x}", unique());
+    let made = store_layer(store, monitor, |writer| {
+        let (writer, diffed) = diff(changed, writer, options, monitor)?;
+        Ok((writer, diffed.layer.clone(), diffed))
+    });
+    made.map(|(_, diffed)| diffed)
+}
+
+/// Commits the layer that `make` writes to `store`, labelled with its diff id when it is compressed.
+pub(crate) fn store_layer<T>(
+    store: &dyn ContentStore,
+    monitor: &dyn Monitor,
+    make: impl FnOnce(Box<dyn Writer>) -> Result<(Box<dyn Writer>, LayerDescriptor, T)>,
+) -> Result<(LayerDescriptor, T)> {
+    // The reference is this call's own: the bytes of a layer that was cut off cannot be resumed.
+    let reference = format!("layer-{:x}", unique());
     let writer = store.open_writer(&reference, &WriterOptions::new().hashing(Hashing::AtCommit), monitor)?;
-    let made = diff(changed, writer, options, monitor);
-    let (writer, diffed) = match made {
-        Ok(made) => made,
-        Err(error) => {
-            // The error that ended the diff is the one to report.
-            let _ = store.abort(&reference);
-            return Err(error);
-        }
-    };
-    let LayerDescriptor { digest, size, diff_id, .. } = &diffed.layer;
-    let mut commit =
-        CommitOptions::new().size(*size).trusted(TrustedDigest::computed_over(*size, digest.clone()));
-    if diff_id != digest {
-        commit = commit.label(labels::UNCOMPRESSED, diff_id.as_str());
+    let (writer, layer, made) = make(writer).inspect_err(|_| {
+        // The error that ended the layer is the one to report.
+        let _ = store.abort(&reference);
+    })?;
+    let trusted = TrustedDigest::computed_over(layer.size, layer.digest.clone());
+    let mut commit = CommitOptions::new().size(layer.size).trusted(trusted);
+    if layer.diff_id != layer.digest {
+        commit = commit.label(labels::UNCOMPRESSED, layer.diff_id.as_str());
     }
     store.publish(writer, &commit)?;
-    Ok(diffed)
+    Ok((layer, made))
 }
 
 /// A number that no other call has, for names that must not meet.

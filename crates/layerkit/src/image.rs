@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Read};
 
-use content_store::{Documents, LocalStore, oci};
+use content_store::{Document, Documents, LocalStore, document, oci};
 use layer_model::{Digest, Error, ErrorKind, MediaType, Result};
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
 /// An image: what its manifest and its config say, and the blobs of its layers.
 pub struct Image {
     name: String,
+    tag: Option<String>,
     source: Source,
     config: oci::ImageConfiguration,
     layers: Vec<ImageLayer>,
@@ -51,15 +52,15 @@ impl Image {
             }
             ImageRef::DockerArchive { file } => {
                 let archive = DockerArchive::open(file)?;
-                let document =
-                    content_store::Document::parse(content_store::document::CONFIG, archive.config.clone())?;
+                let document = Document::parse(document::CONFIG, archive.config.clone())?;
                 let config = document.config()?;
                 // What `docker save` writes are plain tars, but tools that imitate it compress them.
                 let media_type = MediaType::layer_tar_detected();
                 let blobs: Vec<_> =
                     archive.layers.iter().map(|l| (media_type.clone(), None, l.size)).collect();
                 let layers = pair(blobs, &config)?;
-                Ok(Self { name: reference.to_string(), source: Source::Archive { archive }, config, layers })
+                let (name, source) = (reference.to_string(), Source::Archive { archive });
+                Ok(Self { name, tag: None, source, config, layers })
             }
         }
     }
@@ -76,11 +77,11 @@ impl Image {
         let image = store.read_image(&descriptor, None)?;
         let blobs = image.manifest.layers().iter().map(|layer| {
             let media_type = layer.media_type().as_ref().parse()?;
-            Ok((media_type, Some(content_store::document::digest_of(layer)?), layer.size()))
+            Ok((media_type, Some(document::digest_of(layer)?), layer.size()))
         });
         let layers = pair(blobs.collect::<Result<_>>()?, &image.config)?;
         let source = Source::Layout { store: store.clone(), manifest: Box::new(image.descriptor) };
-        Ok(Self { name, source, config: image.config, layers })
+        Ok(Self { name, tag: tag.map(str::to_owned), source, config: image.config, layers })
     }
 
     /// How the image was named.
@@ -96,6 +97,22 @@ impl Image {
     /// The config.
     pub fn config(&self) -> &oci::ImageConfiguration {
         &self.config
+    }
+
+    /// The config with all of its fields, also those that are not known here.
+    pub(crate) fn config_document(&self) -> Result<Document> {
+        match &self.source {
+            Source::Archive { archive } => Document::parse(document::CONFIG, archive.config.clone()),
+            Source::Layout { store, manifest } => {
+                let manifest = store.read_document(manifest)?;
+                store.read_document(&document::descriptor_from(&manifest.value["config"])?)
+            }
+        }
+    }
+
+    /// The name of the image in its layout, if it was opened by one.
+    pub(crate) fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
     }
 
     /// The descriptor of the manifest, where the image has one.

@@ -10,6 +10,7 @@
 //! | apply one layer blob | [`apply_layer`] with a [`LayerInput`] |
 //! | compute the layer that an upper directory or a tree makes | [`diff()`], [`diff_to_file`], [`diff_to_store`] with a [`Changed`] |
 //! | append that layer to an image | [`commit()`], [`commit_new`] |
+//! | convert the layers of an image, to EROFS images or another compression | [`convert()`] |
 //! | look at an image, read its blobs | [`Image`] |
 //! | keep blobs | [`store::LocalStore`] |
 //! | read or write layer tars, compress, check digests | [`tar`] |
@@ -42,13 +43,17 @@
 
 mod blob;
 mod changed;
+mod changes;
 mod commit;
+mod convert;
 mod diff;
 mod docker_archive;
 pub mod erofs;
 mod image;
 mod image_ref;
+mod layers;
 mod mount;
+mod parallel;
 mod stack_file;
 mod unpack;
 
@@ -64,8 +69,10 @@ pub use overlay_dir as overlay;
 
 pub use blob::{ApplyLayerOptions, LayerApplied, LayerInput, apply_layer};
 pub use changed::Changed;
+pub use changes::LayerChanges;
 pub use commit::{CommittedImage, ImageCommitOptions, commit, commit_new};
-pub use diff::{DiffOptions, Diffed, LayerDescriptor, diff, diff_to_file, diff_to_store};
+pub use convert::{ConvertOptions, ConvertedImage, convert};
+pub use diff::{DiffOptions, Diffed, LayerDescriptor, LayerForm, diff, diff_to_file, diff_to_store};
 pub use image::{Image, ImageLayer};
 pub use image_ref::ImageRef;
 pub use layer_apply::write_file;

@@ -2,7 +2,6 @@
 
 mod erofs;
 mod overlay;
-mod parallel;
 
 use std::{
     num::NonZeroUsize,
@@ -10,14 +9,14 @@ use std::{
 };
 
 use layer_apply::{ApplyOptions, FlatApplier, StagedDir};
-use layer_model::{Applied, Applier, Base, Error, Monitor, Result};
+use layer_model::{Applied, Applier, Base, Monitor, Result};
 use layer_tar::{BlobSummary, ReadOptions};
 use overlay_dir::PlainDir;
 
 use crate::{
     Image, LayerInput,
-    blob::summary_of,
     erofs::ErofsLayerOptions,
+    parallel::in_layer,
     stack_file::{Format, StackFile, StackLayer},
 };
 
@@ -150,7 +149,7 @@ fn unpack_flat(
         let apply = || -> Result<BlobSummary> {
             let mut source = LayerInput::of_image(image, n)?.changes(options.read.clone(), monitor)?;
             let _: Applied<PlainDir> = applier.apply(&mut source, Base::Unknown, target.clone(), monitor)?;
-            summary_of(&source)
+            source.summary()
         };
         let summary = apply().map_err(|e| in_layer(e, image, n))?;
         layers.push(stack_layer("rootfs".into(), summary));
@@ -167,9 +166,4 @@ fn stack_layer(path: PathBuf, summary: BlobSummary) -> StackLayer {
 fn layer_path(image: &Image, n: usize) -> PathBuf {
     let hex = image.layers()[n].diff_id.encoded();
     Path::new("layers").join(format!("{n:02}-{}", &hex[..hex.len().min(12)]))
-}
-
-/// Says which layer an error is about; the kind and the coordinates stay those of the error.
-fn in_layer(error: Error, image: &Image, n: usize) -> Error {
-    error.context(format!("layer {n} ({})", image.layers()[n].diff_id))
 }

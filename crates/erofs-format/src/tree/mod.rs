@@ -357,6 +357,17 @@ impl Tree {
         }
     }
 
+    /// What the contents know a regular file by, if its data comes from there.
+    pub(crate) fn token(&self, node: u32) -> Option<u64> {
+        let node = &self.nodes[node as usize];
+        match node.data() {
+            _ if node.file_type() != FileType::Regular || node.size == 0 => None,
+            Data::Source { token } => Some(token),
+            Data::Sparse { start } => Some(self.ranges[start as usize]),
+            _ => None,
+        }
+    }
+
     pub(crate) fn name(&self, entry: u32) -> &[u8] {
         self.entries[entry as usize].text(&self.text)
     }

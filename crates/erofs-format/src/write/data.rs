@@ -124,7 +124,7 @@ impl DataPlacer {
 }
 
 /// The ranges of a sparse source.
-fn sparse_ranges(tree: &Tree, start: u64) -> impl Iterator<Item = (u64, u64)> {
+pub(super) fn sparse_ranges(tree: &Tree, start: u64) -> impl Iterator<Item = (u64, u64)> {
     let start = start as usize;
     let count = tree.ranges[start + 1] as usize;
     tree.ranges[start + 2..][..2 * count].chunks_exact(2).map(|range| (range[0], range[1]))

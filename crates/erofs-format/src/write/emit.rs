@@ -50,14 +50,32 @@ impl ImagePlan {
     /// Writing, or reading the contents failed.
     pub fn write<W: Write>(&self, out: W, contents: &dyn Contents) -> Result<(W, Summary)> {
         let mut out = InOrder::new(out, self);
-        let mut head = vec![0; self.head.end as usize];
-        let superblock = self.superblock();
-        self.write_head(&superblock, &mut head);
-        out.put(0, &head)?;
-        self.write_metadata(0, contents, &mut out)?;
+        self.write_all_metadata(contents, &mut out)?;
         self.write_data(contents, &mut out)?;
         let checksum = out.finish(self.size())?;
         Ok((out.out, self.summary(checksum)))
+    }
+
+    /// Writes the image up to its data, [`ImagePlan::metadata_size`] bytes. What follows is for the caller: the
+    /// [pieces](ImagePlan::pieces), and zeros between them and to the [end](ImagePlan::size).
+    ///
+    /// # Errors
+    /// Writing failed; `InvalidArgument` if the metadata includes content, as inline data does.
+    pub fn write_before_data<W: Write>(&self, out: W) -> Result<(W, Summary)> {
+        if self.options.inline_data || self.options.chunk_bits.is_some() {
+            return Err(Error::invalid("the metadata of this image includes content"));
+        }
+        let mut out = InOrder::new(out, self);
+        self.write_all_metadata(&(), &mut out)?;
+        let checksum = out.finish(self.metadata_size())?;
+        Ok((out.out, self.summary(checksum)))
+    }
+
+    fn write_all_metadata<W: Write>(&self, contents: &dyn Contents, out: &mut InOrder<W>) -> Result<()> {
+        let mut head = vec![0; self.head.end as usize];
+        self.write_head(&self.superblock(), &mut head);
+        out.put(0, &head)?;
+        self.write_metadata(0, contents, out)
     }
 
     pub(super) fn summary(&self, checksum: Option<u32>) -> Summary {

@@ -3,7 +3,8 @@
 //! Three ways, for three situations; the bytes depend on tree, content and options alone.
 //!
 //! - Everything is known before: put it into a [`Tree`], plan with [`ImagePlan::new`], and write metadata first to
-//!   any `Write`, a pipe too. Content is asked for by position, when its turn comes ([`Contents`]).
+//!   any `Write`, a pipe too. Content is asked for by position, when its turn comes ([`Contents`]), or brought by the
+//!   caller ([`ImagePlan::pieces`]).
 //! - Files come one after the other, as from an archive: [`StreamWriter`] writes their data as it comes and the
 //!   metadata at the end. The output has to be seekable.
 //! - Data and metadata apart: [`BlobWriter`] writes a data-only device, append only, and the addresses that it
@@ -20,6 +21,7 @@ mod emit;
 mod inode;
 mod options;
 mod packer;
+mod pieces;
 mod plan;
 mod restate;
 mod sparse;
@@ -31,6 +33,7 @@ use std::io;
 pub use blob::BlobWriter;
 pub use emit::Summary;
 pub use options::{InodeForm, Target, Times, WriteOptions};
+pub use pieces::Piece;
 pub use plan::ImagePlan;
 pub use stream::StreamWriter;
 

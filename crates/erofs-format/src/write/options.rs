@@ -61,6 +61,7 @@ pub struct WriteOptions {
     pub(crate) target: Target,
     pub(crate) inline_data: bool,
     pub(crate) chunk_bits: Option<u8>,
+    pub(crate) data_by_token: bool,
     pub(crate) small_chunk_maps: bool,
     pub(crate) inodes: InodeForm,
     pub(crate) large: bool,
@@ -84,6 +85,7 @@ impl Default for WriteOptions {
             target: Target::default(),
             inline_data: true,
             chunk_bits: None,
+            data_by_token: false,
             small_chunk_maps: false,
             inodes: InodeForm::Auto,
             large: false,
@@ -145,6 +147,13 @@ impl WriteOptions {
         }
         self.chunk_bits = Some(bytes.trailing_zeros() as u8);
         Ok(self)
+    }
+
+    /// Whether the data of files that come from [`Contents`](crate::Contents) lies in the order of their tokens, not of
+    /// their inodes: for contents that can only be had in one order. Not with inline data, nor with equal chunks found.
+    #[must_use]
+    pub fn data_by_token(self, on: bool) -> Self {
+        Self { data_by_token: on, ..self }
     }
 
     /// Uses chunk map entries of 4 bytes where nothing needs 8. User-space readers up to erofs-utils 1.9 do
@@ -311,6 +320,9 @@ impl WriteOptions {
         need(self.large, Target::Linux6_15, "a 48-bit image")?;
         if self.chunk_bits.is_some_and(|bits| bits < self.block_bits || bits - self.block_bits > 31) {
             return Err(unrepresentable("chunk map", "chunks are smaller than blocks"));
+        }
+        if self.data_by_token && (self.inline_data || self.chunk_bits.is_some()) {
+            return Err(unrepresentable("data", "inline or equal data cannot be in the order of tokens"));
         }
         if let (true, Err(_)) = (self.large, u32::try_from(self.build_time.saturating_sub(self.epoch).max(0)))
         {

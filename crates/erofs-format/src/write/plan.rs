@@ -283,6 +283,9 @@ impl ImagePlan {
             packer.take_over(before, end);
         }
         let mut placer = DataPlacer::new(self.options.chunk_bits);
+        if self.options.data_by_token {
+            self.place_data_by_token(&mut placer)?;
+        }
         let mut far = Vec::new();
         let mut far_blocks = 0;
         for index in 0..self.order.len() {
@@ -335,6 +338,21 @@ impl ImagePlan {
         Ok(())
     }
 
+    /// Gives the data of all files its place before any inode has one.
+    fn place_data_by_token(&mut self, placer: &mut DataPlacer) -> Result<()> {
+        let files = self.order.iter().filter_map(|&id| Some((self.tree.token(id)?, id)));
+        let mut files: Vec<(u64, u32)> = files.collect();
+        files.sort_unstable();
+        for (_, id) in files {
+            placer.place_chunks(&mut self.tree, id, &self.options, &())?;
+            let node = &mut self.tree.nodes[id as usize];
+            if matches!(node.data(), Data::Source { .. }) {
+                placer.place_blocks(node, id, node.size.div_ceil(self.options.block()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Decides how a file is stored, and gives its data a place.
     fn shape(
         &mut self,
@@ -354,7 +372,9 @@ impl ImagePlan {
             }
             FileType::Symlink => tail = self.tree.nodes[id as usize].size,
             FileType::Regular => {
-                placer.place_chunks(&mut self.tree, id, &self.options, contents)?;
+                if !self.options.data_by_token {
+                    placer.place_chunks(&mut self.tree, id, &self.options, contents)?;
+                }
                 let node = &self.tree.nodes[id as usize];
                 let local = matches!(node.data(), Data::Source { .. } | Data::Bytes { .. });
                 if local && self.options.inline_data && self.options.chunk_bits.is_none() {
@@ -378,7 +398,7 @@ impl ImagePlan {
         }
         let node = &mut self.tree.nodes[id as usize];
         node.inline = shape.tail > 0;
-        if node.file_type() == FileType::Regular && shape.map.is_none() {
+        if node.file_type() == FileType::Regular && shape.map.is_none() && !self.options.data_by_token {
             placer.place_blocks(node, id, (node.size - shape.tail).div_ceil(block))?;
         }
         Ok(shape)

@@ -3,9 +3,10 @@
 use std::io::{BufRead, Read, Seek, Write};
 
 use erofs_format::{
-    BlobWriter, ImagePlan, Metadata, NewDevice, NewFile, NodeId, StreamWriter, Summary, Tree, WriteOptions,
+    BlobWriter, FileData, ImagePlan, Metadata, NewDevice, NewFile, NodeId, StreamWriter, Summary, Tree,
+    WriteOptions,
 };
-use layer_model::{Digest, Result, Xattrs, content::Extent};
+use layer_model::{Digest, Error, ErrorKind, Result, Xattrs, content::Extent};
 
 use super::{
     archive::{Archive, TAR_BLOCK},
@@ -23,8 +24,17 @@ pub(super) enum Output<W> {
     Image(Box<StreamWriter<W>>),
     /// Content is in an archive that somebody else writes to the image, behind its first blocks.
     Around(Box<StreamWriter<W>>, Archive),
+    /// Content comes once more, when the image is written.
+    Planned(Box<Planned>),
     /// Content is on a device, and the image is written at the end.
     Apart(Box<Apart<W>>),
+}
+
+pub(super) struct Planned {
+    pub(super) tree: Tree,
+    pub(super) options: WriteOptions,
+    /// What the content of the next file is known by.
+    pub(super) token: u64,
 }
 
 pub(super) struct Apart<W> {
@@ -76,6 +86,11 @@ impl<W: Read + Write + Seek> Output<W> {
         Ok(Self::Around(Box::new(writer), archive))
     }
 
+    pub(super) fn planned(options: &WriteOptions) -> Self {
+        let options = options.clone().inline_data(false).data_by_token(true);
+        Self::Planned(Box::new(Planned { tree: Tree::new(Metadata::default()), options, token: 0 }))
+    }
+
     /// Where in the image the archive belongs.
     pub(super) fn archive_start(&self) -> Option<u64> {
         match self {
@@ -93,13 +108,15 @@ impl<W: Read + Write + Seek> Output<W> {
     pub(super) fn set_uuid(&mut self, uuid: [u8; 16]) {
         match self {
             Self::Image(writer) | Self::Around(writer, _) => writer.set_uuid(uuid),
+            Self::Planned(planned) => planned.options = planned.options.clone().uuid(uuid),
             Self::Apart(apart) => apart.options = apart.options.clone().uuid(uuid),
         }
     }
 
-    /// Whether the content of a file can be taken now. While an archive is written to the image it cannot.
+    /// Whether content can be taken now that is not of the layer. While an archive is written to the image it cannot, nor
+    /// when it would have to come once more.
     pub(super) fn takes_content(&self) -> bool {
-        !matches!(self, Self::Around(..))
+        !matches!(self, Self::Around(..) | Self::Planned(_))
     }
 
     /// Says that the archive has ended, after `len` bytes: more content may follow it in the image.
@@ -116,6 +133,7 @@ impl<W: Read + Write + Seek> Output<W> {
     pub(super) fn tree(&self) -> &Tree {
         match self {
             Self::Image(writer) | Self::Around(writer, _) => writer.tree(),
+            Self::Planned(planned) => &planned.tree,
             Self::Apart(apart) => &apart.tree,
         }
     }
@@ -123,6 +141,7 @@ impl<W: Read + Write + Seek> Output<W> {
     pub(super) fn tree_mut(&mut self) -> &mut Tree {
         match self {
             Self::Image(writer) | Self::Around(writer, _) => writer.tree_mut(),
+            Self::Planned(planned) => &mut planned.tree,
             Self::Apart(apart) => &mut apart.tree,
         }
     }
@@ -130,8 +149,8 @@ impl<W: Read + Write + Seek> Output<W> {
     pub(super) fn describe(&mut self, node: NodeId, metadata: Metadata, xattrs: &Xattrs) -> Result<()> {
         match self {
             Self::Image(writer) | Self::Around(writer, _) => writer.describe(node, metadata, xattrs.iter()),
-            Self::Apart(apart) => {
-                let tree = &mut apart.tree;
+            Self::Planned(_) | Self::Apart(_) => {
+                let tree = self.tree_mut();
                 tree.set_metadata(node, metadata).and_then(|()| tree.set_xattrs(node, xattrs.iter()))
             }
         }
@@ -162,6 +181,14 @@ impl<W: Read + Write + Seek> Output<W> {
             Self::Around(writer, archive) => {
                 (writer.tree_mut(), archive.find(size, extents, archive_offset)?)
             }
+            Self::Planned(planned) => {
+                let token = planned.token;
+                let data = match ranges {
+                    None => FileData::Source { token },
+                    Some(ranges) => FileData::SparseSource { token, ranges },
+                };
+                (&mut planned.tree, data)
+            }
             Self::Apart(apart) => {
                 let data = match (&mut apart.data, &ranges) {
                     (Data::Blob(blob), None) => blob.append(size, data).map_err(erofs_error)?,
@@ -185,6 +212,9 @@ impl<W: Read + Write + Seek> Output<W> {
         let Apart { image, mut tree, options, data } = match self {
             Self::Image(writer) => return writer.finish(&()).map_err(erofs_error),
             Self::Around(writer, _) => return writer.finish(&()).map_err(erofs_error),
+            Self::Planned(_) => {
+                return Err(Error::new(ErrorKind::FailedPrecondition, "only a plan was made"));
+            }
             Self::Apart(apart) => *apart,
         };
         match data {

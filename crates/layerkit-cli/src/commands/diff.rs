@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use layerkit::{
-    Changed, DiffOptions, Diffed, Error, ErrorKind, Profile, Result, diff_to_file, diff_to_store,
+    Changed, DiffOptions, Diffed, Error, ErrorKind, LayerForm, Profile, Result, diff_to_file, diff_to_store,
     store::LocalStore,
     tar::{
         WriteOptions,
@@ -50,12 +50,28 @@ pub(super) fn options(args: &args::Changed, format: BlobFormat, global: &Global)
     let profile = if args.containerd { Profile::Containerd } else { Profile::Spec };
     let mut options = DiffOptions::default().profile(profile).tar(tar);
     options.jobs = global.jobs;
-    options.codec = match format {
-        BlobFormat::Tar => Arc::new(Plain),
-        BlobFormat::TarGzip => gzip(args.level)?,
-        BlobFormat::TarZstd => zstd(args.level)?,
-    };
+    options.codec = codec(format, args.level)?;
+    options.form = format.form();
     Ok(options)
+}
+
+impl BlobFormat {
+    /// What a layer of this format is.
+    pub(super) fn form(self) -> LayerForm {
+        match self {
+            Self::Tar | Self::TarGzip | Self::TarZstd => LayerForm::Tar,
+            Self::Erofs | Self::ErofsZstd => LayerForm::Erofs,
+        }
+    }
+}
+
+/// How a format compresses.
+pub(super) fn codec(format: BlobFormat, level: Option<i32>) -> Result<Arc<dyn Codec>> {
+    match format {
+        BlobFormat::Tar | BlobFormat::Erofs => Ok(Arc::new(Plain)),
+        BlobFormat::TarGzip => gzip(level),
+        BlobFormat::TarZstd | BlobFormat::ErofsZstd => zstd(level),
+    }
 }
 
 fn gzip(level: Option<i32>) -> Result<Arc<dyn Codec>> {

@@ -11,7 +11,7 @@ use layer_model::{Base, Digest, Error, ErrorKind, IoContext, LayerSink, Monitor,
 use layer_tar::ReadOptions;
 use overlay_dir::{OverlayDir, PlainDir, PlainDirOptions};
 
-use crate::{LayerDescriptor, LayerInput, blob::summary_of};
+use crate::{LayerDescriptor, LayerInput};
 
 /// Where the content of files goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +89,7 @@ pub fn build_from_layer(
         let mut sink = begin(&mut *file, blob, options, monitor)?;
         let mut source = open()?.changes(options.read.clone(), monitor)?;
         road::drive(&mut source, &mut sink, monitor)?;
-        let summary = summary_of(&source)?;
+        let summary = source.summary()?;
         sink.set_archive(summary.diff_size, summary.diff_id.clone());
         let (_, written) = sink.finish()?;
         if options.data == Data::ArchiveBehind {

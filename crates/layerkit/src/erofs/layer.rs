@@ -12,7 +12,10 @@ use layer_model::{
 use layer_tar::{BlobSummary, ReadOptions};
 
 use super::protect;
-use crate::{LayerInput, blob::summary_of};
+use crate::{
+    LayerInput,
+    changes::{LayerChanges, copy},
+};
 
 /// How layers become EROFS images.
 #[derive(Clone, Debug)]
@@ -96,6 +99,8 @@ impl ErofsLayerOptions {
 /// A layer whose blob was read to its end, and checked: all but what its parents say is done.
 pub(crate) struct Converted<'m> {
     summary: BlobSummary,
+    /// The image, to be open until it is complete.
+    file: File,
     form: Form<'m>,
 }
 
@@ -108,6 +113,8 @@ enum Form<'m> {
 /// What became of a layer.
 pub(crate) struct Finished {
     pub(crate) summary: BlobSummary,
+    /// The image.
+    pub(crate) file: File,
     /// How many changes the layer had, and how many bytes of content; of an EROFS image its inodes and bytes.
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
@@ -128,28 +135,30 @@ pub(crate) fn convert<'m, P: LayerTree + Clone + 'static>(
     }
     let blob = input.content(monitor)?;
     let image = options.image.clone();
+    let duplicate = || file.try_clone().during("duplicate descriptor");
+    let out = duplicate()?;
     let (mut sink, blob) = if options.tar_index {
-        let out = file.try_clone().during("duplicate descriptor")?;
-        let sink = ErofsSink::around_archive(file, parents, image, monitor)?;
+        let beside = duplicate()?;
+        let sink = ErofsSink::around_archive(out, parents, image, monitor)?;
         let mut at = sink.archive_start().unwrap_or_default();
         let blob = blob.tee(move |piece| {
-            out.write_all_at(piece, at).during("write the archive into the image")?;
+            beside.write_all_at(piece, at).during("write the archive into the image")?;
             at += piece.len() as u64;
             Ok(())
         });
         (sink, blob)
     } else {
-        (ErofsSink::new(file, parents, image, monitor)?, blob)
+        (ErofsSink::new(out, parents, image, monitor)?, blob)
     };
-    let mut source = blob.into_source(options.read.clone())?;
+    let mut source = LayerChanges::of_tar(blob.into_source(options.read.clone())?);
     road::drive(&mut source, &mut sink, monitor)?;
-    let summary = summary_of(&source)?;
+    let summary = source.summary()?;
     sink.set_archive(summary.diff_size, summary.diff_id.clone());
     sink.set_uuid(uuid(match options.uuid {
         UuidFrom::DiffId => &summary.diff_id,
         UuidFrom::Blob => &summary.digest,
     }));
-    Ok(Converted { summary, form: Form::Tar(Box::new(sink)) })
+    Ok(Converted { summary, file, form: Form::Tar(Box::new(sink)) })
 }
 
 /// The UUID that containerd gives to the image of this digest.
@@ -161,15 +170,8 @@ fn uuid(digest: &Digest) -> [u8; 16] {
 fn copy_native<'m>(mut input: LayerInput, file: File, monitor: &'m dyn Monitor) -> Result<Converted<'m>> {
     // Blocks that are shared need no writing; who reads them to check them reads the layer, not the blob.
     let shared = input.layer_type() == LayerType::Erofs(Compression::None) && input.clone_to(&file)?;
-    let mut content = input.content(monitor)?;
-    let mut at = 0;
-    while let Some(piece) = content.next_chunk()? {
-        if !shared {
-            file.write_all_at(&piece, at).during("write the layer")?;
-        }
-        at += piece.len() as u64;
-    }
-    Ok(Converted { summary: content.finish()?, form: Form::Native })
+    let summary = copy(input, (!shared).then_some(&file), monitor)?;
+    Ok(Converted { summary, file, form: Form::Native })
 }
 
 impl Converted<'_> {
@@ -180,7 +182,7 @@ impl Converted<'_> {
         path: &Path,
         options: &ErofsLayerOptions,
     ) -> Result<Finished> {
-        let Self { summary, form } = self;
+        let Self { summary, file, form } = self;
         let (entries, bytes) = match form {
             Form::Tar(mut sink) => {
                 sink.adopt(parents)?;
@@ -191,7 +193,7 @@ impl Converted<'_> {
             Form::Native => (check_native(path)?, summary.diff_size),
         };
         let verity = options.verity.then(|| protect(path)).transpose()?.map(|tree| tree.root_hash);
-        Ok(Finished { summary, entries, bytes, verity })
+        Ok(Finished { summary, file, entries, bytes, verity })
     }
 }
 

@@ -79,6 +79,23 @@ pub fn verify(image: &Path, root_hash: &str, hash_offset: u64) -> Result<()> {
     reader.verify().map_err(erofs_error).map_err(at)
 }
 
+/// The same for an image whose hash tree is the last thing in its file, where [`protect`] puts it.
+///
+/// # Errors
+/// As [`verify`]; [`ErrorKind::NotFound`] without the file beside the image that says where the tree is.
+pub(crate) fn verify_appended(image: &Path, root_hash: &str) -> Result<()> {
+    let sidecar = sidecar_of(image);
+    let at = |error: Error| error.entry(sidecar.as_os_str().as_encoded_bytes());
+    let text = std::fs::read(&sidecar).during("read the file beside the image").map_err(at)?;
+    let said: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|error| at(Error::new(ErrorKind::InvalidArgument, "not JSON").cause(error)))?;
+    let offset = said["hashoffset"].as_u64();
+    let offset = offset.ok_or_else(|| {
+        at(Error::new(ErrorKind::InvalidArgument, "it does not say where the hash tree is"))
+    })?;
+    verify(image, root_hash, offset)
+}
+
 fn parse_hash(text: &str) -> Result<Hash> {
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     let byte = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(pair[1])?);

@@ -7,12 +7,12 @@ use layer_model::{Applier, Base, IoContext, Monitor, Result, Stack};
 use layer_tar::BlobSummary;
 use overlay_dir::{Namespace, OverlayDir};
 
-use super::{
-    UnpackOptions, in_layer, layer_path,
-    parallel::{Group, in_parallel},
-    stack_layer,
+use super::{UnpackOptions, layer_path, stack_layer};
+use crate::{
+    Image, LayerInput,
+    parallel::{Group, in_layer, in_parallel},
+    stack_file::StackLayer,
 };
-use crate::{Image, LayerInput, blob::summary_of, stack_file::StackLayer};
 
 /// Layers go to directories of their own, so they are applied at the same time. What a layer needs to know of its parents is put right when all are there.
 pub(super) fn unpack(
@@ -34,7 +34,7 @@ pub(super) fn unpack(
             0 => (applier.apply(&mut source, Base::Empty, target, &group)?, Pending::default()),
             _ => applier.apply_detached(&mut source, &target, &group)?,
         };
-        Ok(Done { layer: applied.layer, pending, summary: summary_of(&source)? })
+        Ok(Done { layer: applied.layer, pending, summary: source.summary()? })
     };
     let done = in_parallel(image, options.jobs, &group, apply)?;
 

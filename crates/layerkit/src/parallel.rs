@@ -11,12 +11,11 @@ use std::{
 
 use layer_model::{Error, ErrorKind, LayerPath, Monitor, Result, Warning};
 
-use super::in_layer;
 use crate::Image;
 
 /// Runs `work` for every layer, on as many threads as may run, the largest first: it is the one that all wait for. Gives
 /// the results bottom first. The first error stops the others, through the `group`'s monitor.
-pub(super) fn in_parallel<T: Send>(
+pub(crate) fn in_parallel<T: Send>(
     image: &Image,
     jobs: Option<NonZeroUsize>,
     group: &Group<'_>,
@@ -62,13 +61,13 @@ pub(super) fn in_parallel<T: Send>(
 }
 
 /// The caller's monitor, for several workers of which one may fail.
-pub(super) struct Group<'a> {
+pub(crate) struct Group<'a> {
     monitor: &'a dyn Monitor,
     failed: AtomicBool,
 }
 
 impl<'a> Group<'a> {
-    pub(super) fn new(monitor: &'a dyn Monitor) -> Self {
+    pub(crate) fn new(monitor: &'a dyn Monitor) -> Self {
         Self { monitor, failed: AtomicBool::new(false) }
     }
 }
@@ -89,4 +88,9 @@ impl Monitor for Group<'_> {
     fn should_stop(&self) -> bool {
         self.failed.load(Ordering::Relaxed) || self.monitor.should_stop()
     }
+}
+
+/// Says which layer an error is about; the kind and the coordinates stay those of the error.
+pub(crate) fn in_layer(error: Error, image: &Image, n: usize) -> Error {
+    error.context(format!("layer {n} ({})", image.layers()[n].diff_id))
 }
