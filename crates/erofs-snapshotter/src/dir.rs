@@ -173,6 +173,16 @@ impl SnapshotDir {
         Ok(self.stat(MARKER)?.is_some())
     }
 
+    /// Takes the marker away.
+    pub(crate) fn unmark(&self) -> Result<()> {
+        if !self.is_marked()? {
+            return Ok(());
+        }
+        sys::unlink(&self.fd, MARKER)
+            .and_then(|()| sys::sync(&self.fd))
+            .map_err(|error| failed("unmark", &self.path_of(MARKER), error))
+    }
+
     /// The path that the directory was opened by.
     pub fn path(&self) -> &Path {
         &self.path

@@ -4,7 +4,7 @@ use std::{ffi::OsStr, os::fd::OwnedFd, path::Path};
 
 use layer_model::Result;
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, chmodat, openat, renameat_with, unlinkat},
+    fs::{AtFlags, FileType, Mode, RenameFlags, chmodat, fchmod, renameat_with, statat, unlinkat},
     io::Errno,
 };
 
@@ -43,66 +43,72 @@ pub(crate) fn empty(dir: &OwnedFd) -> Result<(), Errno> {
             return Ok(());
         }
         for name in names {
-            match unlinkat(dir, &*name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => continue,
-                // The second is what POSIX has for directories.
-                Err(Errno::ISDIR | Errno::PERM) => {}
-                Err(error) => return Err(error),
+            if !unlocked(dir, &name, || unlink(dir, &name))? {
+                continue;
             }
             match unlinkat(dir, &*name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => continue,
-                Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::NOTEMPTY | Errno::EXIST) => move_up(dir, &name)?,
                 // What is no directory could not be removed above.
                 Err(Errno::NOTDIR) => return Err(Errno::PERM),
                 Err(error) => return Err(error),
             }
-            move_up(dir, &name)?;
         }
+    }
+}
+
+/// Removes what is no directory; `true` for a directory, which stays.
+fn unlink(dir: &OwnedFd, name: &OsStr) -> Result<bool, Errno> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(false),
+        // The second is what POSIX has for directories.
+        Err(Errno::ISDIR | Errno::PERM) => Ok(true),
+        Err(error) => Err(error),
     }
 }
 
 /// Removes the files in a directory, and moves its directories beside it.
 fn move_up(dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-    let below = match open_below(dir, name) {
+    let below = match unlocked(dir, name, || open_below(dir, name)) {
         Ok(below) => below,
-        // Its owner may have locked himself out; whoever may remove it may change that.
-        Err(Errno::ACCESS) => {
-            chmodat(dir, name, Mode::RWXU, AtFlags::empty())?;
-            open_below(dir, name)?
-        }
         Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let mut writable = false;
     for entry in sys::names(&below)? {
-        loop {
-            let done = match unlinkat(&below, &*entry, AtFlags::empty()) {
-                Err(Errno::ISDIR | Errno::PERM) => {
-                    renameat_with(&below, &*entry, dir, sys::unique(), rustix::fs::RenameFlags::NOREPLACE)
-                }
-                done => done,
-            };
-            match done {
-                Ok(()) | Err(Errno::NOENT) => break,
-                Err(Errno::EXIST) => {}
-                Err(Errno::ACCESS) if !writable => {
-                    writable = true;
-                    rustix::fs::fchmod(&below, Mode::RWXU)?;
-                    // Moving a directory changes its entry for the one above it.
-                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    if openat(&below, &*entry, flags, Mode::empty()).is_ok() {
-                        chmodat(&below, &*entry, Mode::RWXU, AtFlags::empty())?;
-                    }
-                }
-                Err(error) => return Err(error),
+        let up = || -> Result<(), Errno> {
+            if !unlink(&below, &entry)? {
+                return Ok(());
             }
-        }
+            let flags = RenameFlags::NOREPLACE;
+            match renameat_with(&below, &*entry, dir, sys::unique(), flags) {
+                // The next round finds it again.
+                Err(Errno::NOENT | Errno::EXIST) => Ok(()),
+                done => done,
+            }
+        };
+        unlocked(&below, &entry, up)?;
     }
     match unlinkat(dir, name, AtFlags::REMOVEDIR) {
-        // Whatever came meanwhile is for the next round.
+        // Whatever is there still is for the next round.
         Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Does something to `name` in `dir`, and again where their owner has locked himself out of one of them: whoever may
+/// remove them may change that.
+fn unlocked<T>(dir: &OwnedFd, name: &OsStr, action: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    let done = action();
+    if !matches!(done, Err(Errno::ACCESS)) {
+        return done;
+    }
+    fchmod(dir, Mode::RWXU)?;
+    let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if sys::kind(&stat) == FileType::Directory {
+        // Moving a directory changes what is in it.
+        chmodat(dir, name, Mode::RWXU, AtFlags::empty())?;
+    }
+    action()
 }
 
 /// Empties the directory `name` in `parent`, if it is there, and nothing is mounted on it.
@@ -113,4 +119,36 @@ pub(crate) fn empty_dir(parent: &OwnedFd, name: &str, path: &Path) -> Result<()>
         Err(error) => Err(error),
     };
     emptied().map_err(|error| failed("empty directory", path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn trees_of_any_depth_and_mode_are_removed_and_links_are_not_followed() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::create_dir(temp.path().join("kept")).unwrap();
+        fs::write(temp.path().join("kept/f"), "x").unwrap();
+        let top = temp.path().join("top");
+        fs::create_dir_all(top.join("locked/in/side")).unwrap();
+        fs::write(top.join("locked/f"), "x").unwrap();
+        std::os::unix::fs::symlink("../../kept", top.join("locked/link")).unwrap();
+        for locked in ["locked/in/side", "locked/in", "locked"] {
+            fs::set_permissions(top.join(locked), fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        // Deeper than a path can say.
+        let mut dir = sys::open_dir(&top).unwrap();
+        for _ in 0..1200 {
+            rustix::fs::mkdirat(&dir, "deep-down", Mode::RWXU).unwrap();
+            rustix::fs::symlinkat("/etc", &dir, "etc").unwrap();
+            dir = open_below(&dir, OsStr::new("deep-down")).unwrap();
+        }
+        let parent = sys::open_dir(temp.path()).unwrap();
+        remove_dir(&parent, "top", &top).unwrap();
+        assert!(!top.exists() && temp.path().join("kept/f").exists());
+        remove_dir(&parent, "top", &top).unwrap();
+    }
 }

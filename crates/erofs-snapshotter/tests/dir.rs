@@ -95,7 +95,10 @@ fn a_link_into_a_cache_is_read_and_never_written_through() {
 fn a_torn_image_is_neither_active_nor_committed() {
     let temp = tempfile::tempdir().unwrap();
     let dir = SnapshotDir::create_active(temp.path().join("1")).unwrap();
-    for torn in [&b""[..], &[0; 4096]] {
+    let whole = SnapshotDir::create_active(temp.path().join("2")).unwrap();
+    put(&whole, &MemoryLayer::new().file("big", &"x".repeat(50_000)), None);
+    let whole = fs::read(whole.image_path()).unwrap();
+    for torn in [&b""[..], &[0; 4096], &whole[..8192], &whole[..whole.len() - 4096]] {
         fs::write(dir.image_path(), torn).unwrap();
         let error = dir.state().unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::InvalidArchive);

@@ -21,6 +21,15 @@ pub fn layer_image_options() -> ErofsOptions {
     ErofsOptions::new().write(WriteOptions::new().epoch_from_files(true).inline_data(false))
 }
 
+/// An image is as long as it says: whoever writes one in its place, and is killed, leaves a shorter one.
+fn check_size(image: &Image) -> Result<()> {
+    let blocks = image.superblock().blocks.saturating_mul(image.superblock().block_size());
+    match image.size() < blocks {
+        true => Err(Error::new(ErrorKind::InvalidArchive, "the image is shorter than it says: it was cut")),
+        false => Ok(()),
+    }
+}
+
 impl SnapshotDir {
     /// Puts the image there that `fill` writes. It appears whole, checked to be an image and on disk, or not at
     /// all.
@@ -34,7 +43,7 @@ impl SnapshotDir {
         self.put_file(IMAGE, |file| {
             let filled = fill(file)?;
             let source = file.try_clone().and_then(FileSource::new).during("read the image again")?;
-            Image::open(source).map_err(erofs_error)?;
+            check_size(&Image::open(source).map_err(erofs_error)?)?;
             Ok(filled)
         })
     }
@@ -82,6 +91,7 @@ impl SnapshotDir {
         let Some(file) = self.image_file()? else { return Ok(None) };
         let source = FileSource::new(file).map_err(|error| failed("open image", &path, error))?;
         let image = Image::open(source).map_err(|error| named(erofs_error(error), &path))?;
+        check_size(&image).map_err(|error| named(error, &path))?;
         Ok(Some(ErofsImage::new(image, path)))
     }
 
@@ -108,6 +118,27 @@ impl SnapshotDir {
             ));
         }
         Ok(Some(file))
+    }
+
+    /// Whether the image is a link.
+    pub(crate) fn image_is_link(&self) -> Result<bool> {
+        Ok(self.type_of(IMAGE)? == Some(FileType::Symlink))
+    }
+
+    /// Takes the image away, if it is there.
+    pub(crate) fn remove_image(&self) -> Result<()> {
+        self.remove_file(IMAGE)
+    }
+
+    /// Takes merged metadata away, if it is there.
+    pub(crate) fn remove_fsmeta(&self) -> Result<()> {
+        self.remove_file(FSMETA)
+    }
+
+    fn remove_file(&self, name: &str) -> Result<()> {
+        sys::unlink(self.fd(), name)
+            .and_then(|()| sys::sync(self.fd()))
+            .map_err(|error| failed("remove", &self.path().join(name), error))
     }
 
     /// Writes the merged metadata of this layer and all its `parents`, nearest first: an image that shows what an

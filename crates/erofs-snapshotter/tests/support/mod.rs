@@ -19,3 +19,27 @@ pub fn can(test: &str, what: &str, possible: bool) -> bool {
     }
     possible
 }
+
+/// Options that need no privilege: markers in `user.*`.
+pub fn options() -> erofs_snapshotter::SnapshotterOptions {
+    erofs_snapshotter::SnapshotterOptions::new().ovl_mount_options(["userxattr"])
+}
+
+pub fn open(
+    root: &std::path::Path,
+    options: erofs_snapshotter::SnapshotterOptions,
+) -> erofs_snapshotter::Snapshotter {
+    erofs_snapshotter::Snapshotter::open(root, options).unwrap()
+}
+
+pub fn labels(pairs: &[(&str, &str)]) -> erofs_snapshotter::Labels {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+/// What is in a directory, sorted.
+pub fn names(dir: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
