@@ -124,6 +124,8 @@ pub struct WriteOptions {
     pub nanoseconds: bool,
     /// The latest modification time to write, in seconds since 1970: later ones are set back to it.
     pub source_date_epoch: Option<i64>,
+    /// Whether a directory entry for the root, `./`, is written where the changes have one. Default: no, as in containerd.
+    pub root: bool,
     /// Whether to write attributes without a value. Many readers take such a record for a deleted one, so that
     /// they are left out with a warning by default.
     pub empty_xattrs: bool,
@@ -138,6 +140,8 @@ impl WriteOptions {
         nanoseconds: bool,
         /// Sets [`Self::source_date_epoch`].
         source_date_epoch: Option<i64>,
+        /// Sets [`Self::root`].
+        root: bool,
         /// Sets [`Self::empty_xattrs`].
         empty_xattrs: bool,
         /// Sets [`Self::lossy`].

@@ -23,7 +23,7 @@ const PIECE: usize = 256 * 1024;
 ///
 /// Entries are written in the order of the changes, with the bytes that containerd's `ChangeWriter` has for
 /// them. Directories that an entry needs above it are not made up: a differ gives them as changes of their
-/// own. The root is not written, as in containerd.
+/// own. The root is not written, as in containerd, but by [`WriteOptions::root`].
 ///
 /// Entries that a layer cannot hold (a name that reads as a whiteout, a device number too large) are
 /// [`Unrepresentable`](ErrorKind::Unrepresentable). A file that turns out shorter than announced is
@@ -119,17 +119,19 @@ impl<W: Write> TarSink<'_, W> {
     }
 
     fn entry(&mut self, path: LayerPath<'_>, entry: Entry<'_>) -> Result<()> {
-        if path.is_root() {
-            return match entry.kind {
-                EntryKind::Directory => Ok(()),
-                _ => Err(unrepresentable("the root is something other than a directory")),
-            };
+        match entry.kind {
+            EntryKind::Directory if path.is_root() && !self.options.root => return Ok(()),
+            EntryKind::Directory => {}
+            _ if path.is_root() => {
+                return Err(unrepresentable("the root is something other than a directory"));
+            }
+            _ => {}
         }
         if path.components().any(|name| name.starts_with(WHITEOUT_PREFIX)) {
             return Err(unrepresentable("a name that begins with `.wh.` would be read as a deletion"));
         }
         self.name.clear();
-        self.name.extend_from_slice(path.as_bytes());
+        self.name.extend_from_slice(if path.is_root() { b"." } else { path.as_bytes() });
         if matches!(entry.kind, EntryKind::Directory) {
             self.name.push(b'/');
         }

@@ -156,6 +156,9 @@ pub(crate) struct Changed {
     /// The compression level [default: the codec's own]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) level: Option<i32>,
+    /// The type of EROFS layers; containerd before 2.3 takes application/vnd.oci.image.layer.v1.erofs
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) erofs_type: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -212,6 +215,9 @@ pub(crate) struct Convert {
     /// The compression level [default: the codec's own]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) level: Option<i32>,
+    /// The type of EROFS layers; containerd before 2.3 takes application/vnd.oci.image.layer.v1.erofs
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) erofs_type: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

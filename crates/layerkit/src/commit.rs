@@ -3,12 +3,12 @@
 use std::{path::Path, time::Duration};
 
 use content_store::{Document, Documents, LeaseOptions, LocalStore, document, oci};
-use layer_model::{Error, ErrorKind, Monitor, Result};
+use layer_model::{Error, ErrorKind, Monitor, Result, media};
 use serde_json::{Value, json};
 
 use crate::{
     Changed, ImageRef,
-    diff::{DiffOptions, Diffed, LayerDescriptor, LayerForm, diff_to_store, unique},
+    diff::{DiffOptions, Diffed, LayerDescriptor, diff_to_store, unique},
 };
 
 /// How a layer is committed.
@@ -149,7 +149,7 @@ fn append(
 fn add_to_config(config: &mut Value, layer: &LayerDescriptor, options: &ImageCommitOptions) -> Result<()> {
     let diff_ids = list(&mut config["rootfs"], "diff_ids")?;
     diff_ids.push(json!(layer.diff_id.as_str()));
-    if options.diff.form == LayerForm::Erofs {
+    if needs_feature(layer) {
         add_feature(config, EROFS_FEATURE);
     }
     let mut entry = json!({ "created_by": options.created_by });
@@ -190,6 +190,12 @@ fn architecture() -> &'static str {
 
 /// What a platform has to know to use layers that are EROFS images.
 pub(crate) const EROFS_FEATURE: &str = "erofs";
+
+/// Whether a layer asks for [`EROFS_FEATURE`]. Those of the older type do not: the releases of containerd that know it
+/// refuse images that ask for any feature.
+pub(crate) fn needs_feature(layer: &LayerDescriptor) -> bool {
+    layer.media_type.base() == media::LAYER_EROFS
+}
 
 /// Lists a feature among those that the image needs of its platform.
 pub(crate) fn add_feature(config: &mut Value, feature: &str) {

@@ -10,13 +10,16 @@ use std::{
 };
 
 use content_store::{ContentStore, Documents, LocalStore, Writer, document, oci};
-use layer_model::{Error, ErrorKind, IoContext, Monitor, Result, media::LayerType};
-use layer_tar::compress::{Codec, Plain};
+use layer_model::{Error, ErrorKind, IoContext, MediaType, Monitor, Result, media::LayerType};
+use layer_tar::{
+    WriteOptions as TarOptions,
+    compress::{Codec, Plain},
+};
 use serde_json::{Value, json};
 
 use crate::{
     DiffOptions, Image, ImageRef, LayerDescriptor, LayerForm, LayerInput,
-    commit::{EROFS_FEATURE, add_feature, lease, list},
+    commit::{EROFS_FEATURE, add_feature, lease, list, needs_feature},
     diff::{blob_writer, store_layer, write_layer},
     erofs::{Conversion, ErofsLayerOptions, Finished, Target, erofs_media_type},
     parallel::in_layer,
@@ -32,6 +35,8 @@ pub struct ConvertOptions {
     pub codec: Arc<dyn Codec>,
     /// How layers become EROFS images.
     pub erofs: ErofsLayerOptions,
+    /// As [`DiffOptions::erofs_type`].
+    pub erofs_type: Option<MediaType>,
     /// How many layers are converted at once, and how many threads compress. Default: as many as the machine has
     /// processors.
     pub jobs: Option<NonZeroUsize>,
@@ -39,7 +44,7 @@ pub struct ConvertOptions {
 
 impl Default for ConvertOptions {
     fn default() -> Self {
-        Self { form: LayerForm::Tar, codec: Arc::new(Plain), erofs: ErofsLayerOptions::default(), jobs: None }
+        Self { form: LayerForm::Tar, codec: Arc::new(Plain), erofs: ErofsLayerOptions::default(), erofs_type: None, jobs: None }
     }
 }
 
@@ -65,6 +70,13 @@ impl ConvertOptions {
         self
     }
 
+    /// Sets [`Self::erofs_type`].
+    #[must_use]
+    pub fn erofs_type(mut self, media_type: MediaType) -> Self {
+        self.erofs_type = Some(media_type);
+        self
+    }
+
     /// Sets [`Self::jobs`].
     #[must_use]
     pub fn jobs(mut self, jobs: NonZeroUsize) -> Self {
@@ -76,6 +88,7 @@ impl ConvertOptions {
     fn layer(&self) -> DiffOptions {
         let mut options = DiffOptions::default().form(self.form);
         options.codec = self.codec.clone();
+        options.erofs_type = self.erofs_type.clone();
         options.jobs = self.jobs;
         options
     }
@@ -118,7 +131,7 @@ pub fn convert(
         LayerForm::Erofs => to_images(image, &store, &lease, options, monitor)?,
     };
 
-    let config = config_of(image.config_document()?.value, &layers, options.form)?;
+    let config = config_of(image.config_document()?.value, &layers)?;
     let platform = platform_of(&config);
     let config = lease.put_document(document::CONFIG, &config)?;
     let blobs = layers.iter().map(|layer| {
@@ -131,10 +144,10 @@ pub fn convert(
         "layers": blobs.collect::<Vec<_>>(),
     });
     let manifest = lease.put_document(document::MANIFEST, &manifest)?;
-    let manifest = match options.form {
-        LayerForm::Tar => manifest,
+    let manifest = match layers.iter().any(needs_feature) {
+        false => manifest,
         // Who chooses among manifests has to see what this one takes.
-        LayerForm::Erofs => {
+        true => {
             let mut value = document::to_value(&manifest)?;
             value["platform"] = platform;
             document::descriptor_from(&value)?
@@ -146,16 +159,13 @@ pub fn convert(
 }
 
 /// The config for other layers.
-fn config_of(mut config: Value, layers: &[LayerDescriptor], form: LayerForm) -> Result<Value> {
+fn config_of(mut config: Value, layers: &[LayerDescriptor]) -> Result<Value> {
     *list(&mut config["rootfs"], "diff_ids")? =
         layers.iter().map(|layer| json!(layer.diff_id.as_str())).collect();
-    match form {
-        LayerForm::Erofs => add_feature(&mut config, EROFS_FEATURE),
-        LayerForm::Tar => {
-            if let Some(features) = config.get_mut("os.features").and_then(Value::as_array_mut) {
-                features.retain(|feature| feature != EROFS_FEATURE);
-            }
-        }
+    if layers.iter().any(needs_feature) {
+        add_feature(&mut config, EROFS_FEATURE);
+    } else if let Some(features) = config.get_mut("os.features").and_then(Value::as_array_mut) {
+        features.retain(|feature| feature != EROFS_FEATURE);
     }
     Ok(config)
 }
@@ -178,7 +188,8 @@ fn to_tars(
     options: &ConvertOptions,
     monitor: &dyn Monitor,
 ) -> Result<Vec<LayerDescriptor>> {
-    let layer = options.layer();
+    // What an image says of its root and of the fractions of seconds is not to be lost.
+    let layer = options.layer().tar(TarOptions::default().root(true).nanoseconds(true));
     let convert = |n: usize| -> Result<LayerDescriptor> {
         let input = LayerInput::of_image(image, n)?;
         let (made, ()) = store_layer(store, monitor, |writer| {

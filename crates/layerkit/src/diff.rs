@@ -23,6 +23,9 @@ pub struct DiffOptions {
     pub profile: Profile,
     /// What the layer is. Default: a layer tar.
     pub form: LayerForm,
+    /// The type of an EROFS layer, in place of `application/vnd.erofs.layer.v1`. containerd before 2.3 takes
+    /// `application/vnd.oci.image.layer.v1.erofs` instead.
+    pub erofs_type: Option<MediaType>,
     /// How a tar is written. Its time limit counts for every form.
     pub tar: WriteOptions,
     /// How the layer is compressed. Default: not at all. EROFS layers may be compressed by zstd, or not at all.
@@ -37,6 +40,7 @@ impl Default for DiffOptions {
         Self {
             profile: Profile::default(),
             form: LayerForm::default(),
+            erofs_type: None,
             tar: WriteOptions::default(),
             codec: Arc::new(Plain),
             jobs: None,
@@ -56,6 +60,13 @@ impl DiffOptions {
     #[must_use]
     pub fn form(mut self, form: LayerForm) -> Self {
         self.form = form;
+        self
+    }
+
+    /// Sets [`Self::erofs_type`].
+    #[must_use]
+    pub fn erofs_type(mut self, media_type: MediaType) -> Self {
+        self.erofs_type = Some(media_type);
         self
     }
 

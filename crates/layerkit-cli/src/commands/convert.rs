@@ -21,6 +21,7 @@ pub(super) fn convert(args: &Convert, global: &Global) -> Result<Outcome> {
     };
     let mut options = ConvertOptions::default().form(format.form());
     options.codec = codec(format, args.level)?;
+    options.erofs_type = args.erofs_type.as_deref().map(str::parse).transpose()?;
     options.jobs = global.jobs;
     let total = image.layers().iter().map(|layer| layer.size).sum();
     watched("convert", global, Some(total), |watch| {

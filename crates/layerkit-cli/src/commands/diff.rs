@@ -52,6 +52,7 @@ pub(super) fn options(args: &args::Changed, format: BlobFormat, global: &Global)
     options.jobs = global.jobs;
     options.codec = codec(format, args.level)?;
     options.form = format.form();
+    options.erofs_type = args.erofs_type.as_deref().map(str::parse).transpose()?;
     Ok(options)
 }
 

@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+pub(crate) mod containerd;
+pub(crate) mod overlay;
+
 use std::{
     ffi::OsStr,
     fs,

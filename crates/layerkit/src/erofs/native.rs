@@ -4,7 +4,11 @@ use std::io::{self, Write};
 
 use erofs_format::{Times, Timestamp, WriteOptions};
 use layer_apply::{ErofsImage, ErofsOptions, ErofsPlan, ErofsPlanner, ImageWrite};
-use layer_model::{Base, Error, ErrorKind, LayerSource, MediaType, Monitor, Result, media, road};
+use layer_model::{
+    Base, Error, ErrorKind, LayerSource, MediaType, Monitor, Result,
+    media::{self, Compression, LayerType},
+    road,
+};
 use layer_tar::BlobWriter;
 
 use crate::{DiffOptions, LayerDescriptor, diff::blob_writer};
@@ -41,15 +45,22 @@ pub(crate) fn write_planned<W: Write>(
 /// The type of an EROFS layer in the codec's compression.
 pub(crate) fn erofs_media_type(options: &DiffOptions) -> Result<MediaType> {
     let codec = options.codec.media_type();
-    let suffix = match codec.suffixes().next_back() {
-        None => "",
-        Some("zstd") => "+zstd",
+    let (suffix, compression) = match codec.suffixes().next_back() {
+        None => ("", Compression::None),
+        Some("zstd") => ("+zstd", Compression::Zstd),
         Some(other) => {
             let message = format!("an EROFS layer is compressed by zstd or not at all, not by {other}");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
     };
-    format!("{}{suffix}", media::LAYER_EROFS).parse()
+    match &options.erofs_type {
+        None => format!("{}{suffix}", media::LAYER_EROFS).parse(),
+        Some(wanted) if wanted.layer_type() == LayerType::Erofs(compression) => Ok(wanted.clone()),
+        Some(wanted) => {
+            let message = format!("{wanted} is no type of an EROFS layer in this compression");
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+    }
 }
 
 /// A blob as the output of an image: files are read right into the memory that is hashed and compressed.
