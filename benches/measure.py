@@ -199,8 +199,8 @@ class Containerd:
     def ctr(self, *args, namespace="default"):
         return ["chroot", self.root, "ctr", "-a", self.socket, "-n", namespace, *args]
 
-    def unpack(self, archive, tag, namespace):
-        """Unpacks image `tag` of the OCI archive (a path as seen inside) with the overlayfs
+    def unpack(self, archive, tag, namespace, snapshotter="overlayfs"):
+        """Unpacks image `tag` of the OCI archive (a path as seen inside) with a
         snapshotter. The import that brings the blobs into the content store is not measured."""
         call = lambda *args: self.ctr(*args, namespace=namespace)
         quietly(call("images", "import", "--local", "--no-unpack", "--base-name", "bench", archive))
@@ -209,7 +209,7 @@ class Containerd:
         os.sync()
         self.reset_peak()
         before = self.cpu()
-        sample = run(call("snapshots", "--snapshotter", "overlayfs", "unpack", digest))
+        sample = run(call("snapshots", "--snapshotter", snapshotter, "unpack", digest))
         # The work is the daemon's, and that of the decompressor which it starts.
         sample.cpu += self.cpu() - before
         sample.peak = resident_peak(self.process.pid)

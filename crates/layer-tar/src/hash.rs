@@ -60,6 +60,7 @@ impl Hasher {
         };
         let (queue, chunks) = bounded::<Chunk>((AHEAD / self.chunk_len).max(QUEUE));
         let thread = thread::spawn(move || {
+            give_way();
             for chunk in chunks {
                 digester.update(&chunk);
             }
@@ -94,6 +95,14 @@ impl Hasher {
             Place::Finished => None,
         }
     }
+}
+
+/// Lets the calling thread run after the others. Hashing is the shorter part of every pipeline: where there are fewer
+/// processors than threads, it is to wait for those that decompress, and not they for it.
+fn give_way() {
+    // A system that does not know it does without.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
 }
 
 impl Drop for Hasher {

@@ -1,6 +1,9 @@
 //! What goes to standard output and standard error: text for people, or one JSON object.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{ErrorKind, Write},
+    process::ExitCode,
+};
 
 use layerkit::{Error, LayerDescriptor, model::path::Printable};
 use serde_json::{Value, json};
@@ -33,7 +36,7 @@ impl Outcome {
         self
     }
 
-    /// Prints the outcome; a closed pipe is not an error of ours.
+    /// Prints the outcome; a closed pipe is not an error of ours, a full disk is.
     pub(crate) fn print(self, as_json: bool) -> ExitCode {
         let mut out: Box<dyn Write> = match self.to_stderr {
             true => Box::new(std::io::stderr()),
@@ -41,8 +44,14 @@ impl Outcome {
         };
         let written =
             if as_json { writeln!(out, "{}", self.json) } else { out.write_all(self.text.as_bytes()) };
-        let _ = written.and_then(|()| out.flush());
-        if self.good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        match written.and_then(|()| out.flush()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                let _ = writeln!(std::io::stderr(), "layerkit: print the result: {error}");
+                ExitCode::FAILURE
+            }
+            _ if self.good => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        }
     }
 }
 
@@ -56,9 +65,10 @@ pub(crate) fn fail(error: &Error, as_json: bool) -> ExitCode {
         if let Some(offset) = error.byte_offset() {
             object["offset"] = json!(offset);
         }
-        println!("{}", json!({ "error": object }));
+        // Where nothing can be printed, the exit status still says it.
+        let _ = writeln!(std::io::stdout(), "{}", json!({ "error": object }));
     }
-    eprintln!("layerkit: {}", error.chain().replace('\n', " "));
+    let _ = writeln!(std::io::stderr(), "layerkit: {}", error.chain().replace('\n', " "));
     ExitCode::FAILURE
 }
 

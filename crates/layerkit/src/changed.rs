@@ -88,6 +88,17 @@ impl Changed {
         jobs: Option<NonZeroUsize>,
         monitor: &'m dyn Monitor,
     ) -> Result<DiffSource<'m>> {
+        self.open_with(profile, jobs, true, monitor)
+    }
+
+    /// The same, with the content of files or only its length.
+    pub(crate) fn open_with<'m>(
+        &self,
+        profile: Profile,
+        jobs: Option<NonZeroUsize>,
+        content: bool,
+        monitor: &'m dyn Monitor,
+    ) -> Result<DiffSource<'m>> {
         // `unpack` keeps every attribute that a layer has; so does the way back.
         let (carried, trusted) = match profile {
             Profile::Spec => (XattrPolicy::All, true),
@@ -97,7 +108,11 @@ impl Changed {
             UpperForm::Overlay => {
                 let upper = open_overlay(&self.dir, self.namespace)?;
                 let namespace = upper.namespace();
-                let mut options = UpperOptions::new().profile(profile).xattrs(carried).keep_trusted(trusted);
+                let mut options = UpperOptions::new()
+                    .profile(profile)
+                    .xattrs(carried)
+                    .keep_trusted(trusted)
+                    .content(content);
                 if let Some(jobs) = jobs {
                     options = options.jobs(jobs);
                 }
@@ -107,7 +122,11 @@ impl Changed {
             }
             UpperForm::Tree => {
                 let tree = open_plain(&self.dir)?;
-                let mut options = TreeOptions::new().profile(profile).xattrs(carried).keep_trusted(trusted);
+                let mut options = TreeOptions::new()
+                    .profile(profile)
+                    .xattrs(carried)
+                    .keep_trusted(trusted)
+                    .content(content);
                 if let Some(jobs) = jobs {
                     options = options.jobs(jobs);
                 }

@@ -44,7 +44,13 @@ pub struct ConvertOptions {
 
 impl Default for ConvertOptions {
     fn default() -> Self {
-        Self { form: LayerForm::Tar, codec: Arc::new(Plain), erofs: ErofsLayerOptions::default(), erofs_type: None, jobs: None }
+        Self {
+            form: LayerForm::Tar,
+            codec: Arc::new(Plain),
+            erofs: ErofsLayerOptions::default(),
+            erofs_type: None,
+            jobs: None,
+        }
     }
 }
 

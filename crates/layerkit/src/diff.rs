@@ -160,7 +160,7 @@ pub fn diff<W: Write>(
         LayerForm::Tar => None,
         LayerForm::Erofs => {
             let quiet = Quiet(monitor);
-            let mut first = changed.open(options.profile, options.jobs, &quiet)?;
+            let mut first = changed.open_with(options.profile, options.jobs, false, &quiet)?;
             Some(erofs::plan(&mut first, options, monitor)?)
         }
     };

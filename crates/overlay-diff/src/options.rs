@@ -40,6 +40,7 @@ pub(crate) struct Common {
     pub(crate) jobs: NonZeroUsize,
     pub(crate) small_file: usize,
     pub(crate) read_ahead: usize,
+    pub(crate) content: bool,
 }
 
 impl Default for Common {
@@ -57,6 +58,7 @@ impl Default for Common {
             // the thread that also feeds the sink.
             small_file: 64 * 1024,
             read_ahead: 16 * 1024 * 1024,
+            content: true,
         }
     }
 }
@@ -70,6 +72,11 @@ fn half_of_the_machine() -> NonZeroUsize {
 }
 
 impl Common {
+    /// The size up to which files are read by the threads.
+    pub(crate) fn read_at_once(&self) -> u64 {
+        if self.content { u64::try_from(self.small_file).unwrap_or(u64::MAX) } else { 0 }
+    }
+
     pub(crate) fn policy(&self) -> XattrPolicy {
         self.xattrs.unwrap_or(match self.profile {
             Profile::Spec => XattrPolicy::Portable,
@@ -156,6 +163,14 @@ macro_rules! common_setters {
         #[must_use]
         pub fn read_ahead(mut self, bytes: usize) -> Self {
             self.common.read_ahead = bytes;
+            self
+        }
+
+        /// Whether files come with their content. Without it they are not opened for that: their content has its
+        /// length, and reading it fails. For who only wants to know what changed. Default: yes.
+        #[must_use]
+        pub fn content(mut self, content: bool) -> Self {
+            self.common.content = content;
             self
         }
     };

@@ -28,6 +28,8 @@ pub(crate) enum Payload {
     Empty,
     /// It was read ahead.
     Bytes(Vec<u8>),
+    /// Only its length is told.
+    Announced,
     /// From the file of this name, which is opened when its turn comes.
     File { pair: Arc<Pair>, name: Box<[u8]> },
 }
@@ -70,8 +72,9 @@ impl Lent {
             Emit::Upsert { node, content } => {
                 let kind = match &node.kind {
                     NodeKind::Directory => EntryKind::Directory,
-                    NodeKind::File { .. } => EntryKind::File(match (&self.file, content) {
+                    NodeKind::File { size } => EntryKind::File(match (&self.file, content) {
                         (Some(file), _) => Content::from_range(file, 0, file.size),
+                        (None, Payload::Announced) => Content::from_range(&Unread, 0, *size),
                         (None, Payload::Bytes(bytes)) => Content::from_bytes(bytes),
                         (None, _) => Content::empty(),
                     }),
@@ -95,6 +98,19 @@ impl Lent {
             Some(file) => file.check(),
             None => Ok(()),
         }
+    }
+}
+
+/// The content of a file that was not opened.
+struct Unread;
+
+impl ReadAt for Unread {
+    fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "the changes were asked for without content"))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "the changes were asked for without content"))
     }
 }
 

@@ -45,6 +45,7 @@ pub struct DiffSource<'a> {
     work: Ordered<Rules>,
     monitor: &'a dyn Monitor,
     allow_incomplete_links: bool,
+    content: bool,
     /// The directories from the root to the current one.
     frames: Vec<Frame>,
     /// How many of them are emitted; a directory is never emitted without those above it.
@@ -98,6 +99,7 @@ impl<'a> DiffSource<'a> {
             work,
             monitor,
             allow_incomplete_links,
+            content: common.content,
             frames: Vec::new(),
             emitted: 0,
             written: Fingerprints::default(),
@@ -240,7 +242,10 @@ impl<'a> DiffSource<'a> {
                 self.emit_ancestors();
                 let content = match (content, &entity.node.kind) {
                     (Bytes::Read(bytes), _) => Payload::Bytes(bytes),
-                    (Bytes::Unread, NodeKind::File { size }) if *size > 0 => Payload::File { pair, name },
+                    (Bytes::Unread, NodeKind::File { size }) if *size > 0 => match self.content {
+                        true => Payload::File { pair, name },
+                        false => Payload::Announced,
+                    },
                     (Bytes::Unread, _) => Payload::Empty,
                 };
                 self.push_file(path, entity, content, linked)?;

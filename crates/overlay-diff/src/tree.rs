@@ -73,7 +73,7 @@ impl TreeDiffer {
             follow_redirects: true,
             whiteouts_first: common.whiteouts_first,
             verify_metacopy: true,
-            small_file: u64::try_from(common.small_file).unwrap_or(u64::MAX),
+            small_file: common.read_at_once(),
             upper_walk: false,
             lowers: None,
             view: Arc::new(Rooted(dir.clone())),

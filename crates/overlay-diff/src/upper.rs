@@ -128,7 +128,7 @@ impl UpperDiffer {
             follow_redirects: !options.nofollow_redirects,
             whiteouts_first: common.whiteouts_first,
             verify_metacopy: !options.no_verity,
-            small_file: u64::try_from(common.small_file).unwrap_or(u64::MAX),
+            small_file: common.read_at_once(),
             upper_walk: true,
             lowers,
             view: Arc::new(follow(Merged::new(layers)?.with_data_only(options.data_only.clone()))),

@@ -21,8 +21,9 @@ use crate::{Chunk, chunk::Pool, hash::Hasher};
 /// is read is still in the cache when it is hashed and inflated.
 pub(super) const READ_SIZE: usize = 256 * 1024;
 
-/// How much is decompressed at once, for the same reasons.
-pub(super) const CONTENT_SIZE: usize = 512 * 1024;
+/// How much is decompressed at once. More than is read: who decompresses has a processor for himself at best, and each
+/// piece wakes others up that want it.
+pub(super) const CONTENT_SIZE: usize = 1024 * 1024;
 
 /// How many chunks wait between two threads.
 const QUEUE: usize = 4;
