@@ -123,3 +123,50 @@ fn a_killed_put_leaves_a_whole_blob_or_an_ingest_that_resumes() {
     let checked = layerkit_ok(["store".as_ref(), "check".as_ref(), "--store".as_ref(), store.as_os_str()]);
     assert_eq!((&checked["ok"], &checked["blobs"]), (&true.into(), &1.into()), "{checked}");
 }
+
+#[test]
+fn a_killed_unpack_leaves_whole_erofs_layers_or_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name).into_os_string();
+    for (n, how) in [["--no-lower", "--walk"], ["--walk", "--walk"]].iter().enumerate() {
+        let (blob, tree) = (scratch.path().join("layer.tar"), at(&format!("tree-{n}")));
+        layer(&blob);
+        layerkit_ok(["apply".into(), blob.into_os_string(), tree.clone()]);
+        fs::write(Path::new(&tree).join("only-here"), format!("{n}")).unwrap();
+        let mut args: Vec<std::ffi::OsString> = vec!["commit".into(), at("image"), "--upper".into(), tree];
+        args.extend(["--tag", "case"].iter().chain(how).take(if n == 0 { 4 } else { 3 }).map(Into::into));
+        if n > 0 {
+            args.extend(["--lower".into(), at("tree-0")]);
+        }
+        layerkit_ok(&args);
+    }
+    let args = |dest: &str| -> Vec<std::ffi::OsString> {
+        let mut args: Vec<std::ffi::OsString> = vec!["unpack".into(), at("image"), at(dest)];
+        args.extend(["--quiet", "--format", "erofs", "--verity", "--merge"].map(Into::into));
+        args
+    };
+    fn refs(args: &[std::ffi::OsString]) -> Vec<&std::ffi::OsStr> {
+        args.iter().map(AsRef::as_ref).collect()
+    }
+    let whole = time_of(&refs(&args("want")));
+    let images = |dest: &str| -> Vec<Vec<u8>> {
+        let stack = fs::read(scratch.path().join(dest).join("stack.json")).unwrap();
+        let stack: serde_json::Value = serde_json::from_slice(&stack).unwrap();
+        let dirs = stack["layers"].as_array().unwrap().iter();
+        let dirs = dirs.map(|layer| scratch.path().join(dest).join(layer["path"].as_str().unwrap()));
+        dirs.map(|dir| fs::read(dir.join("layer.erofs")).unwrap()).collect()
+    };
+    let want = images("want");
+    assert_eq!(want.len(), 2);
+    let args = args("dest");
+    let dest = scratch.path().join("dest");
+    for delay in delays(whole) {
+        run_and_kill(&refs(&args), delay);
+        if dest.exists() {
+            assert!(images("dest") == want);
+            fs::remove_dir_all(&dest).unwrap();
+        }
+    }
+    layerkit_ok(&args);
+    assert!(images("dest") == want, "the same bytes as without the kills");
+}
