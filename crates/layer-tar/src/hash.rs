@@ -36,6 +36,8 @@ pub(crate) struct Hasher {
     place: Place,
     /// How long chunks are.
     chunk_len: usize,
+    /// Whether its thread runs after the others.
+    gives_way: bool,
 }
 
 #[derive(Debug)]
@@ -48,7 +50,16 @@ enum Place {
 impl Hasher {
     /// Hashes chunks of `chunk_len` bytes or so.
     pub(crate) fn new(algorithm: Algorithm, on_thread: bool, chunk_len: usize) -> Self {
-        let here = Self { place: Place::Here(Digester::new(algorithm)), chunk_len: chunk_len.max(1) };
+        let place = Place::Here(Digester::new(algorithm));
+        let here = Self { place, chunk_len: chunk_len.max(1), gives_way: false };
+        if on_thread { here.on_thread() } else { here }
+    }
+
+    /// The same for what is decompressed meanwhile, which takes longer: where there are fewer processors than threads,
+    /// the hash is to wait for that, and not the other way round.
+    pub(crate) fn behind_decoder(algorithm: Algorithm, on_thread: bool, chunk_len: usize) -> Self {
+        let mut here = Self::new(algorithm, false, chunk_len);
+        here.gives_way = true;
         if on_thread { here.on_thread() } else { here }
     }
 
@@ -60,7 +71,9 @@ impl Hasher {
         };
         let (queue, chunks) = bounded::<Chunk>((AHEAD / self.chunk_len).max(QUEUE));
         let thread = thread::spawn(move || {
-            give_way();
+            if self.gives_way {
+                give_way();
+            }
             for chunk in chunks {
                 digester.update(&chunk);
             }
@@ -97,8 +110,7 @@ impl Hasher {
     }
 }
 
-/// Lets the calling thread run after the others. Hashing is the shorter part of every pipeline: where there are fewer
-/// processors than threads, it is to wait for those that decompress, and not they for it.
+/// Lets the calling thread run after the others.
 fn give_way() {
     // A system that does not know it does without.
     #[cfg(target_os = "linux")]

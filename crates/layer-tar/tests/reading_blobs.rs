@@ -557,3 +557,34 @@ fn an_empty_blob_is_an_empty_layer() {
         assert_eq!(source.summary().unwrap().diff_id, Digest::sha256(b""));
     }
 }
+
+#[test]
+fn a_tee_gets_all_of_the_content_and_may_end_it() {
+    use std::io::Read;
+    let content: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let gzip = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, &content).unwrap();
+        encoder.finish().unwrap()
+    };
+    let open = |blob: Vec<u8>| {
+        let media_type = layer_model::MediaType::layer_tar_detected();
+        LayerBlob::open(std::io::Cursor::new(blob), &media_type, BlobOptions::default(), &layer_model::Silent)
+            .unwrap()
+    };
+    for blob in [gzip.clone(), content.clone()] {
+        let mut seen = Vec::new();
+        let mut read = Vec::new();
+        {
+            let mut blob = open(blob).tee(|piece| {
+                seen.extend_from_slice(piece);
+                Ok(())
+            });
+            blob.read_to_end(&mut read).unwrap();
+        }
+        assert!(seen == content && read == content);
+    }
+    let full = || layer_model::Error::new(layer_model::ErrorKind::Unavailable, "no more");
+    let error = open(gzip).tee(|_| Err(full())).finish().unwrap_err();
+    assert_eq!(error.kind(), &layer_model::ErrorKind::Unavailable);
+}

@@ -58,12 +58,11 @@ fn whiteouts_are_empty_files_without_any_metadata() {
 }
 
 #[test]
-fn the_root_directory_is_not_written() {
-    let tar = write_one(
-        Change::upsert(LayerPath::ROOT, Entry::new(EntryKind::Directory, Metadata::file(0o700))),
-        WriteOptions::default(),
-    );
-    assert_eq!(tar.unwrap().len(), 1024);
+fn the_root_directory_is_written_on_demand() {
+    let root = || Change::upsert(LayerPath::ROOT, Entry::new(EntryKind::Directory, Metadata::file(0o700)));
+    assert_eq!(write_one(root(), WriteOptions::default()).unwrap().len(), 1024);
+    let tar = write_one(root(), WriteOptions::default().root(true)).unwrap();
+    assert_eq!((tar.len(), text(&tar), tar[156]), (1536, "./".to_owned(), b'5'));
 }
 
 #[test]

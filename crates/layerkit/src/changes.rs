@@ -16,13 +16,13 @@ use crate::LayerInput;
 pub struct LayerChanges<'m>(Form<'m>);
 
 enum Form<'m> {
-    Tar(BlobSource<'m>),
-    Image { tree: TreeSource<'m>, summary: BlobSummary },
+    Tar(Box<BlobSource<'m>>),
+    Image(Box<(TreeSource<'m>, BlobSummary)>),
 }
 
 impl<'m> LayerChanges<'m> {
     pub(crate) fn of_tar(source: BlobSource<'m>) -> Self {
-        Self(Form::Tar(source))
+        Self(Form::Tar(Box::new(source)))
     }
 
     /// An image is looked into all over, so it has to be a file: the blob itself, or a copy of what it holds that goes
@@ -38,7 +38,7 @@ impl<'m> LayerChanges<'m> {
         let source = FileSource::new(file).during("open the layer")?;
         let image = erofs_format::Image::open(source).map_err(erofs_error)?;
         let tree = TreeSource::new(ErofsImage::new(image, "layer"), monitor);
-        Ok(Self(Form::Image { tree, summary }))
+        Ok(Self(Form::Image(Box::new((tree, summary)))))
     }
 
     /// Digests and sizes of the blob, after the source gave `Ok(None)`.
@@ -48,7 +48,7 @@ impl<'m> LayerChanges<'m> {
     pub fn summary(&self) -> Result<BlobSummary> {
         let summary = match &self.0 {
             Form::Tar(source) => source.summary(),
-            Form::Image { summary, .. } => Some(summary),
+            Form::Image(image) => Some(&image.1),
         };
         let unread = || Error::new(ErrorKind::FailedPrecondition, "the layer was not read to its end");
         summary.cloned().ok_or_else(unread)
@@ -72,7 +72,7 @@ impl LayerSource for LayerChanges<'_> {
     fn next_change(&mut self) -> Result<Option<Change<'_>>> {
         match &mut self.0 {
             Form::Tar(source) => source.next_change(),
-            Form::Image { tree, .. } => tree.next_change(),
+            Form::Image(image) => image.0.next_change(),
         }
     }
 }
@@ -81,7 +81,7 @@ impl fmt::Debug for LayerChanges<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Form::Tar(source) => source.fmt(f),
-            Form::Image { summary, .. } => f.debug_tuple("LayerChanges").field(summary).finish(),
+            Form::Image(image) => f.debug_tuple("LayerChanges").field(&image.1).finish(),
         }
     }
 }

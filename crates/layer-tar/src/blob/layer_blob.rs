@@ -90,7 +90,8 @@ impl<'m> LayerBlob<'m> {
             current: None,
             media_type: media_type.clone(),
             content_type,
-            content_hash: (!same).then(|| Hasher::new(content_algorithm, options.jobs > 2, CONTENT_SIZE)),
+            content_hash: (!same)
+                .then(|| Hasher::behind_decoder(content_algorithm, options.jobs > 2, CONTENT_SIZE)),
             expect_diff_id: options.expect_diff_id,
             max_total_size: options.max_total_size,
             total: 0,
