@@ -113,7 +113,7 @@ fn holes_stay_holes_and_what_is_replaced_is_left_out() {
     let packed: Vec<u8> = (0..9103u32).map(|n| (n % 251) as u8 + 1).collect();
     let source = || Sparse(packed.clone(), 0);
     let bytes = planned(&mut source(), &mut source(), Base::Empty).unwrap();
-    assert!(bytes.len() < 64 << 10, "{} bytes for a gigabyte of holes", bytes.len());
+    assert!(bytes.len() < 1 << 20, "{} bytes for a gigabyte of holes", bytes.len());
     let image = opened(bytes);
     let file = image.lookup("sparse").unwrap();
     let read = |offset: u64, len: usize| {
@@ -149,7 +149,7 @@ fn another_layer_in_the_second_reading_is_an_error() {
 fn an_image_around_its_archive_needs_nothing_else() {
     let tar = support::tar("d/; d/f:\"hello\"; d/e; g=d/f; big:\"0123456789\" user.k=v; wh:gone; l>d");
     let parents = Place::new();
-    let parents: Stack<OverlayDir> = parents.parents(&["low:\"of the parent\"; ./ 0711 mtime 1"]).unwrap();
+    let parents: Stack<OverlayDir> = parents.parents(&["low:\"lower\"; ./ 0711 mtime 1"]).unwrap();
     for late in [true, false] {
         let base = Base::Layers(&parents);
         let mut image = Cursor::new(Vec::new());
@@ -175,7 +175,7 @@ fn an_image_around_its_archive_needs_nothing_else() {
         assert_eq!((image.superblock().block_bits, image.devices().len()), (9, 0));
         let read = |path: &str| std::io::read_to_string(image.file(image.lookup(path).unwrap())).unwrap();
         assert_eq!([read("d/f"), read("g"), read("big"), read("d/e")], ["hello", "hello", "0123456789", ""]);
-        assert_eq!([read("up"), read("low")], ["of the parent", "of the parent"]);
+        assert_eq!([read("up"), read("low")], ["lower", "lower"]);
         let layer = ErofsImage::new(image, "test");
         assert_eq!(layer.root().unwrap().node().unwrap().metadata.mode, 0o711, "as the parent has it");
     }

@@ -113,7 +113,7 @@ impl UnpackOptions {
 /// Unpacks `image` into `dest`, which has to be missing or an empty directory. It appears whole, or not at all.
 ///
 /// # Errors
-/// [`ErrorKind::Exists`] when something is in `dest`; digest and size errors; what the archives and the file system
+/// [`Exists`](layer_model::ErrorKind::Exists) when something is in `dest`; digest and size errors; what the archives and the file system
 /// say, with the layer, the entry and the offset.
 pub fn unpack(
     image: &Image,
