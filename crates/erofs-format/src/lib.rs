@@ -76,7 +76,7 @@ pub use tree::{BlockAddress, FileData, Metadata, NewDevice, NewFile, NodeId, Tre
 pub use types::{DeviceNumber, FileType, Nid, Timestamp};
 pub use uuid::uuid_from_url;
 pub use verity::{
-    Hash, VerityBuilder, VerityOptions, VerityReader, VeritySuperblock, VerityTree, verity_tree,
+    Hash, VerityBlocks, VerityBuilder, VerityOptions, VerityReader, VeritySuperblock, VerityTree, verity_tree,
 };
 pub use write::{
     BlobWriter, Contents, ImagePlan, InodeForm, LAYOUT_VERSION, Piece, StreamWriter, Summary, Target, Times,

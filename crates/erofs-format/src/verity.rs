@@ -132,6 +132,21 @@ pub struct VerityTree {
 }
 
 impl VerityTree {
+    /// The tree over the digests of blocks.
+    fn over(options: VerityOptions, leaves: Vec<u8>, data_size: u64) -> Result<Self> {
+        let mut levels = Vec::new();
+        let mut hashes = leaves;
+        while hashes.len() > 32 {
+            hashes.resize(hashes.len().next_multiple_of(options.block as usize), 0);
+            let above = hashes.chunks_exact(options.block as usize);
+            let above = above.flat_map(|block| salted(&options.salt, block)).collect();
+            levels.push(std::mem::replace(&mut hashes, above));
+        }
+        let mut root = [0; 32];
+        root.copy_from_slice(&hashes);
+        Ok(Self { options, data_size, levels, root })
+    }
+
     /// The root hash.
     pub fn root(&self) -> Hash {
         self.root
@@ -239,17 +254,49 @@ impl VerityBuilder {
             self.hasher.update(vec![0; padding]);
             self.end_block();
         }
-        let mut levels = Vec::new();
-        let mut hashes = self.leaves;
-        while hashes.len() > 32 {
-            hashes.resize(hashes.len().next_multiple_of(self.options.block as usize), 0);
-            let above = hashes.chunks_exact(self.options.block as usize);
-            let above = above.flat_map(|block| salted(&self.options.salt, block)).collect();
-            levels.push(std::mem::replace(&mut hashes, above));
+        VerityTree::over(self.options, self.leaves, self.size)
+    }
+}
+
+/// Builds a hash tree of blocks that come in any order, and more than once if their data changed.
+///
+/// Memory is the tree, 32 bytes a block.
+#[derive(Debug)]
+pub struct VerityBlocks {
+    options: VerityOptions,
+    leaves: Vec<u8>,
+}
+
+impl VerityBlocks {
+    /// Starts with no blocks.
+    pub fn new(options: &VerityOptions) -> Self {
+        Self { options: options.clone(), leaves: Vec::new() }
+    }
+
+    /// Takes the blocks from number `first` on. The last one counts as padded with zeros if it is not whole.
+    pub fn set(&mut self, first: u64, data: &[u8]) {
+        let block = self.options.block as usize;
+        let start = first as usize * 32;
+        self.leaves.resize(self.leaves.len().max(start + data.len().div_ceil(block) * 32), 0);
+        for (data, leaf) in data.chunks(block).zip(self.leaves[start..].chunks_exact_mut(32)) {
+            let mut hasher = Sha256::new_with_prefix(&self.options.salt);
+            hasher.update(data);
+            if data.len() < block {
+                hasher.update(vec![0; block - data.len()]);
+            }
+            leaf.copy_from_slice(&hasher.finalize());
         }
-        let mut root = [0; 32];
-        root.copy_from_slice(&hashes);
-        Ok(VerityTree { options: self.options, data_size: self.size, levels, root })
+    }
+
+    /// The tree of `size` bytes of data, all of whose blocks were [set](VerityBlocks::set).
+    ///
+    /// # Errors
+    /// `InvalidArgument` without data, and when blocks are missing at the end, or there are more.
+    pub fn finish(self, size: u64) -> Result<VerityTree> {
+        if size == 0 || size.div_ceil(self.options.block) * 32 != self.leaves.len() as u64 {
+            return Err(Error::invalid("the blocks of a verity tree are not those of its data"));
+        }
+        VerityTree::over(self.options, self.leaves, size)
     }
 }
 

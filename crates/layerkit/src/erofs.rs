@@ -6,6 +6,7 @@ mod build;
 mod conversion;
 mod convert;
 mod dir;
+mod hashed;
 mod layer;
 mod native;
 mod verity;

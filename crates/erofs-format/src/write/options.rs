@@ -262,7 +262,7 @@ impl WriteOptions {
     }
 
     /// The block size in bytes.
-    pub(crate) fn block(&self) -> u64 {
+    pub fn block(&self) -> u64 {
         1 << self.block_bits
     }
 

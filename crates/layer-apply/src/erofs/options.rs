@@ -162,6 +162,11 @@ impl ErofsOptions {
         self
     }
 
+    /// How the image is written.
+    pub fn write_options(&self) -> &WriteOptions {
+        &self.write
+    }
+
     pub(crate) fn excludes(&self, path: LayerPath<'_>) -> bool {
         let Some(Exclude(exclude)) = &self.exclude else { return false };
         path.ancestors().chain([path]).any(|path| !path.is_root() && exclude(path))

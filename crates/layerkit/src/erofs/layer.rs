@@ -1,9 +1,9 @@
 //! A layer blob as an EROFS layer: decompressed, checked, converted and written at once.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path};
+use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::Arc};
 
-use erofs_format::{CheckOptions, Severity, WriteOptions, uuid_from_url};
-use layer_apply::{ErofsImage, ErofsOptions, ErofsSink};
+use erofs_format::{CheckOptions, Severity, VerityOptions, WriteOptions, uuid_from_url};
+use layer_apply::{ErofsImage, ErofsOptions, ErofsSink, erofs_error};
 use layer_model::{
     Base, Digest, Error, ErrorKind, IoContext, LayerSink, LayerTree, Monitor, Result,
     media::{Compression, LayerType},
@@ -11,7 +11,10 @@ use layer_model::{
 };
 use layer_tar::{BlobSummary, ReadOptions};
 
-use super::protect;
+use super::{
+    hashed::{Blocks, HashedFile},
+    verity::{protect, protect_with},
+};
 use crate::{
     LayerInput,
     changes::{LayerChanges, copy},
@@ -107,7 +110,10 @@ pub(crate) struct Converted<'m> {
 enum Form<'m> {
     /// The blob was an EROFS image.
     Native,
-    Tar(Box<ErofsSink<'m, File>>),
+    Tar {
+        sink: Box<ErofsSink<'m, HashedFile>>,
+        blocks: Option<Arc<Blocks>>,
+    },
 }
 
 /// What became of a layer.
@@ -136,13 +142,19 @@ pub(crate) fn convert<'m, P: LayerTree + Clone + 'static>(
     let blob = input.content(monitor)?;
     let image = options.image.clone();
     let duplicate = || file.try_clone().during("duplicate descriptor");
-    let out = duplicate()?;
+    let verity = verity_options(options)?;
+    let out = HashedFile::new(duplicate()?, verity.as_ref(), verity_block(options))?;
+    let blocks = out.blocks();
     let (mut sink, blob) = if options.tar_index {
         let beside = duplicate()?;
         let sink = ErofsSink::around_archive(out, parents, image, monitor)?;
         let mut at = sink.archive_start().unwrap_or_default();
+        let blocks = blocks.clone();
         let blob = blob.tee(move |piece| {
             beside.write_all_at(piece, at).during("write the archive into the image")?;
+            if let Some(blocks) = &blocks {
+                blocks.wrote(at, piece.len() as u64);
+            }
             at += piece.len() as u64;
             Ok(())
         });
@@ -158,7 +170,17 @@ pub(crate) fn convert<'m, P: LayerTree + Clone + 'static>(
         UuidFrom::DiffId => &summary.diff_id,
         UuidFrom::Blob => &summary.digest,
     }));
-    Ok(Converted { summary, file, form: Form::Tar(Box::new(sink)) })
+    Ok(Converted { summary, file, form: Form::Tar { sink: Box::new(sink), blocks } })
+}
+
+/// The blocks of a hash tree: those of the image, up to 4096 bytes.
+fn verity_block(options: &ErofsLayerOptions) -> u64 {
+    if options.tar_index { 512 } else { options.image.write_options().block().min(4096) }
+}
+
+fn verity_options(options: &ErofsLayerOptions) -> Result<Option<VerityOptions>> {
+    let with = |bytes: u64| VerityOptions::new().block_size(bytes as u32).map_err(erofs_error);
+    options.verity.then(|| with(verity_block(options))).transpose()
 }
 
 /// The UUID that containerd gives to the image of this digest.
@@ -182,17 +204,22 @@ impl Converted<'_> {
         path: &Path,
         options: &ErofsLayerOptions,
     ) -> Result<Finished> {
-        let Self { summary, file, form } = self;
-        let (entries, bytes) = match form {
-            Form::Tar(mut sink) => {
+        let Self { summary, mut file, form } = self;
+        let (entries, bytes, protected) = match form {
+            Form::Tar { mut sink, blocks } => {
                 sink.adopt(parents)?;
                 let (_, written) = sink.finish()?;
-                (written.entries, written.bytes)
+                let tree = blocks.map(|blocks| blocks.finish(&file)).transpose()?;
+                let protected = tree.map(|tree| protect_with(path, &mut file, &tree)).transpose()?;
+                (written.entries, written.bytes, protected)
             }
-            // Somebody else made it, and the kernel is to mount it.
-            Form::Native => (check_native(path)?, summary.diff_size),
+            Form::Native => {
+                // Somebody else made it, and the kernel is to mount it.
+                let inodes = check_native(path)?;
+                (inodes, summary.diff_size, options.verity.then(|| protect(path)).transpose()?)
+            }
         };
-        let verity = options.verity.then(|| protect(path)).transpose()?.map(|tree| tree.root_hash);
+        let verity = protected.map(|tree| tree.root_hash);
         Ok(Finished { summary, file, entries, bytes, verity })
     }
 }
@@ -201,7 +228,7 @@ impl Converted<'_> {
 fn check_native(path: &Path) -> Result<u64> {
     let image = ErofsImage::open::<&Path>(path, &[])?;
     let check = CheckOptions::new().unused_space(false);
-    let report = image.image().check(&check).map_err(layer_apply::erofs_error)?;
+    let report = image.image().check(&check).map_err(erofs_error)?;
     match report.findings.iter().find(|finding| finding.severity == Severity::Error) {
         None => Ok(report.inodes),
         Some(finding) => {

@@ -41,27 +41,40 @@ pub fn protect(image: &Path) -> Result<Protected> {
     let block = opened.superblock().block_size().min(4096) as u32;
     let options = VerityOptions::new().block_size(block).map_err(erofs_error)?;
     let mut file = OpenOptions::new().read(true).write(true).open(image).during("open image").map_err(at)?;
-    let before = file.metadata().during("stat image").map_err(at)?.len();
     let tree = verity_tree(&mut file, &options).map_err(erofs_error).map_err(at)?;
+    append_tree(&mut file, &tree, sidecar, true).map_err(at)
+}
+
+/// Appends its hash tree to an image in the making, and writes the file beside it.
+pub(crate) fn protect_with(image: &Path, file: &mut File, tree: &VerityTree) -> Result<Protected> {
+    let at = |error: Error| error.entry(image.as_os_str().as_encoded_bytes());
+    append_tree(file, tree, sidecar_of(image), false).map_err(at)
+}
+
+/// Appends the tree to the file. After an error the file is as it was.
+fn append_tree(file: &mut File, tree: &VerityTree, sidecar: PathBuf, sync: bool) -> Result<Protected> {
+    let before = file.metadata().during("stat image")?.len();
     let protected = Protected {
         root_hash: tree.root().iter().map(|byte| format!("{byte:02x}")).collect(),
         hash_offset: tree.offset(),
         appended: tree.offset() + tree.appended_size() - before,
         sidecar,
     };
-    if let Err(error) = append(&mut file, before, &tree, &protected) {
+    let made = append(file, before, tree, sync).and_then(|()| write_sidecar(&protected));
+    if made.is_err() {
         // What was appended is behind the file system, where nobody looks; away with it all the same.
         let _ = file.set_len(before);
-        return Err(at(error));
     }
-    Ok(protected)
+    made.map(|()| protected)
 }
 
-fn append(file: &mut File, end: u64, tree: &VerityTree, protected: &Protected) -> Result<()> {
+fn append(file: &mut File, end: u64, tree: &VerityTree, sync: bool) -> Result<()> {
     file.seek(SeekFrom::Start(end)).during("seek in image")?;
     tree.append_to(file).map_err(erofs_error)?;
-    file.sync_data().during("write image to disk")?;
-    let Protected { root_hash, hash_offset, sidecar, .. } = protected;
+    if sync { file.sync_data().during("write image to disk") } else { Ok(()) }
+}
+
+fn write_sidecar(Protected { root_hash, hash_offset, sidecar, .. }: &Protected) -> Result<()> {
     write_file(sidecar, |file| {
         let text = format!("{{\n  \"roothash\": \"{root_hash}\",\n  \"hashoffset\": {hash_offset}\n}}");
         file.write_all(text.as_bytes()).during("write the file beside the image")
