@@ -278,13 +278,14 @@ impl VerityBlocks {
         let block = self.options.block as usize;
         let start = first as usize * 32;
         self.leaves.resize(self.leaves.len().max(start + data.len().div_ceil(block) * 32), 0);
-        for (data, leaf) in data.chunks(block).zip(self.leaves[start..].chunks_exact_mut(32)) {
-            let mut hasher = Sha256::new_with_prefix(&self.options.salt);
-            hasher.update(data);
-            if data.len() < block {
-                hasher.update(vec![0; block - data.len()]);
-            }
-            leaf.copy_from_slice(&hasher.finalize());
+        let blocks = data.chunks_exact(block);
+        let mut last = blocks.remainder().to_vec();
+        if !last.is_empty() {
+            last.resize(block, 0);
+        }
+        let blocks = blocks.chain(last.chunks_exact(block));
+        for (data, leaf) in blocks.zip(self.leaves[start..].chunks_exact_mut(32)) {
+            leaf.copy_from_slice(&salted(&self.options.salt, data));
         }
     }
 

@@ -41,6 +41,10 @@ fn run_and_kill(args: &[&std::ffi::OsStr], delay: Duration) -> bool {
     ended
 }
 
+fn refs(args: &[std::ffi::OsString]) -> Vec<&std::ffi::OsStr> {
+    args.iter().map(AsRef::as_ref).collect()
+}
+
 /// How long the command takes when it is left alone.
 fn time_of(args: &[&std::ffi::OsStr]) -> Duration {
     let start = Instant::now();
@@ -66,9 +70,6 @@ fn a_killed_apply_leaves_a_whole_layer_or_none() {
             .chain([blob.clone().into_os_string(), scratch.path().join(dest).into_os_string()])
     };
     let collect = |dest| args(dest).collect::<Vec<std::ffi::OsString>>();
-    fn refs(args: &[std::ffi::OsString]) -> Vec<&std::ffi::OsStr> {
-        args.iter().map(AsRef::as_ref).collect()
-    }
     let whole = time_of(&refs(&collect("want")));
     let want = snapshot(&want_at).without_root();
 
@@ -100,9 +101,6 @@ fn a_killed_put_leaves_a_whole_blob_or_an_ingest_that_resumes() {
         args.extend([blob.clone().into_os_string(), "--store".into(), store.into_os_string()]);
         args
     };
-    fn refs(args: &[std::ffi::OsString]) -> Vec<&std::ffi::OsStr> {
-        args.iter().map(AsRef::as_ref).collect()
-    }
     let whole = time_of(&refs(&args("first")));
     let args = args("store");
     for delay in delays(whole) {
@@ -145,9 +143,6 @@ fn a_killed_unpack_leaves_whole_erofs_layers_or_nothing() {
         args.extend(["--quiet", "--format", "erofs", "--verity", "--merge"].map(Into::into));
         args
     };
-    fn refs(args: &[std::ffi::OsString]) -> Vec<&std::ffi::OsStr> {
-        args.iter().map(AsRef::as_ref).collect()
-    }
     let whole = time_of(&refs(&args("want")));
     let images = |dest: &str| -> Vec<Vec<u8>> {
         let stack = fs::read(scratch.path().join(dest).join("stack.json")).unwrap();

@@ -137,13 +137,17 @@ fn append(
     let mut manifest_value = manifest.value;
     manifest_value["config"]["digest"] = json!(config_descriptor.digest().to_string());
     manifest_value["config"]["size"] = json!(config_descriptor.size());
-    let LayerDescriptor { media_type, digest, size, .. } = &diffed.layer;
-    let layer = json!({ "mediaType": media_type.as_str(), "digest": digest.as_str(), "size": size });
-    list(&mut manifest_value, "layers")?.push(layer);
+    list(&mut manifest_value, "layers")?.push(manifest_entry(&diffed.layer));
     let manifest_descriptor = lease.put_document(&manifest.media_type, &manifest_value)?;
     store.put_tag(tag, &manifest_descriptor)?;
     lease.release()?;
     Ok(CommittedImage { diffed, manifest: manifest_descriptor })
+}
+
+/// A layer as a manifest lists it.
+pub(crate) fn manifest_entry(layer: &LayerDescriptor) -> Value {
+    let LayerDescriptor { media_type, digest, size, .. } = layer;
+    json!({ "mediaType": media_type.as_str(), "digest": digest.as_str(), "size": size })
 }
 
 fn add_to_config(config: &mut Value, layer: &LayerDescriptor, options: &ImageCommitOptions) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::Write,
     num::NonZeroUsize,
     os::fd::AsRawFd,
     path::PathBuf,
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     DiffOptions, Image, ImageRef, LayerDescriptor, LayerForm, LayerInput,
-    commit::{EROFS_FEATURE, add_feature, lease, list, needs_feature},
+    commit::{EROFS_FEATURE, add_feature, lease, list, manifest_entry, needs_feature},
     diff::{blob_writer, store_layer, write_layer},
     erofs::{Conversion, ErofsLayerOptions, Finished, Target, erofs_media_type},
     parallel::in_layer,
@@ -140,14 +140,11 @@ pub fn convert(
     let config = config_of(image.config_document()?.value, &layers)?;
     let platform = platform_of(&config);
     let config = lease.put_document(document::CONFIG, &config)?;
-    let blobs = layers.iter().map(|layer| {
-        json!({ "mediaType": layer.media_type.as_str(), "digest": layer.digest.as_str(), "size": layer.size })
-    });
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": document::MANIFEST,
         "config": document::to_value(&config)?,
-        "layers": blobs.collect::<Vec<_>>(),
+        "layers": layers.iter().map(manifest_entry).collect::<Vec<_>>(),
     });
     let manifest = lease.put_document(document::MANIFEST, &manifest)?;
     let manifest = match layers.iter().any(needs_feature) {
@@ -223,11 +220,7 @@ fn recompress(
     let mut blob = blob_writer(out, options, None)?;
     let mut content = input.content(monitor)?;
     while let Some(piece) = content.next_chunk()? {
-        let mut rest = &piece[..];
-        while !rest.is_empty() {
-            let copied = blob.fill_with(rest.len(), |memory| rest.read(memory).during("copy"))?;
-            debug_assert!(copied > 0, "there is room for some bytes");
-        }
+        blob.write_all(&piece).during("write blob")?;
     }
     content.finish()?;
     let (out, summary) = blob.finish()?;
