@@ -101,6 +101,11 @@ impl VerityOptions {
         Ok(self)
     }
 
+    /// The size of data and hash blocks in bytes.
+    pub fn block(&self) -> u64 {
+        self.block
+    }
+
     /// The salt, at most 256 bytes.
     ///
     /// # Errors

@@ -113,8 +113,8 @@ impl UnpackOptions {
 /// Unpacks `image` into `dest`, which has to be missing or an empty directory. It appears whole, or not at all.
 ///
 /// # Errors
-/// [`Exists`](layer_model::ErrorKind::Exists) when something is in `dest`; digest and size errors; what the archives and the file system
-/// say, with the layer, the entry and the offset.
+/// [`Exists`](layer_model::ErrorKind::Exists) when something is in `dest`; digest and size errors; what the archives and
+/// the file system say, with the layer, the entry and the offset.
 pub fn unpack(
     image: &Image,
     dest: &Path,

@@ -49,8 +49,8 @@ struct Written {
 
 impl HashedFile {
     /// A new and empty file, to be written; with `verity` its blocks are digested on the way.
-    pub(crate) fn new(file: File, verity: Option<&VerityOptions>, block: u64) -> Result<Self> {
-        let blocks = verity.map(|options| Blocks::start(&file, options, block)).transpose()?;
+    pub(crate) fn new(file: File, verity: Option<&VerityOptions>) -> Result<Self> {
+        let blocks = verity.map(|options| Blocks::start(&file, options)).transpose()?;
         Ok(Self { file, at: 0, blocks: blocks.map(Arc::new) })
     }
 
@@ -96,7 +96,8 @@ impl Seek for HashedFile {
 }
 
 impl Blocks {
-    fn start(file: &File, options: &VerityOptions, block: u64) -> Result<Self> {
+    fn start(file: &File, options: &VerityOptions) -> Result<Self> {
+        let block = options.block();
         let file = file.try_clone().during("duplicate descriptor")?;
         let blocks = VerityBlocks::new(options);
         let (queue, ranges) = channel();
@@ -146,6 +147,17 @@ impl Blocks {
     }
 }
 
+impl Drop for Blocks {
+    /// Of an image that failed: the thread ends before the call does that wanted it.
+    fn drop(&mut self) {
+        let written = self.written.get_mut().unwrap_or_else(PoisonError::into_inner);
+        written.queue = None;
+        if let Some(thread) = written.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Digests the blocks that it is told of.
 fn digest(
     file: &File,
@@ -191,7 +203,7 @@ mod tests {
         let file = || tempfile::tempfile().unwrap();
         for (seed, tail) in [(1u64, 0), (2, 1), (3, 4095), (4, 700_001)] {
             let plain = file();
-            let mut hashed = HashedFile::new(plain.try_clone().unwrap(), Some(&options), 4096).unwrap();
+            let mut hashed = HashedFile::new(plain.try_clone().unwrap(), Some(&options)).unwrap();
             let mut state = seed;
             let mut next = |below: u64| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

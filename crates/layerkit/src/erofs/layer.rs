@@ -2,7 +2,7 @@
 
 use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::Arc};
 
-use erofs_format::{CheckOptions, Severity, VerityOptions, WriteOptions, uuid_from_url};
+use erofs_format::{CheckOptions, Severity, WriteOptions, uuid_from_url};
 use layer_apply::{ErofsImage, ErofsOptions, ErofsSink, erofs_error};
 use layer_model::{
     Base, Digest, Error, ErrorKind, IoContext, LayerSink, LayerTree, Monitor, Result,
@@ -13,7 +13,7 @@ use layer_tar::{BlobSummary, ReadOptions};
 
 use super::{
     hashed::{Blocks, HashedFile},
-    verity::{protect, protect_with},
+    verity::{protect, protect_with, verity_over},
 };
 use crate::{
     LayerInput,
@@ -142,8 +142,10 @@ pub(crate) fn convert<'m, P: LayerTree + Clone + 'static>(
     let blob = input.content(monitor)?;
     let image = options.image.clone();
     let duplicate = || file.try_clone().during("duplicate descriptor");
-    let verity = verity_options(options)?;
-    let out = HashedFile::new(duplicate()?, verity.as_ref(), verity_block(options))?;
+    // An index has the blocks of its archive.
+    let block = if options.tar_index { 512 } else { image.write_options().block() };
+    let verity = options.verity.then(|| verity_over(block)).transpose()?;
+    let out = HashedFile::new(duplicate()?, verity.as_ref())?;
     let blocks = out.blocks();
     let (mut sink, blob) = if options.tar_index {
         let beside = duplicate()?;
@@ -171,16 +173,6 @@ pub(crate) fn convert<'m, P: LayerTree + Clone + 'static>(
         UuidFrom::Blob => &summary.digest,
     }));
     Ok(Converted { summary, file, form: Form::Tar { sink: Box::new(sink), blocks } })
-}
-
-/// The blocks of a hash tree: those of the image, up to 4096 bytes.
-fn verity_block(options: &ErofsLayerOptions) -> u64 {
-    if options.tar_index { 512 } else { options.image.write_options().block().min(4096) }
-}
-
-fn verity_options(options: &ErofsLayerOptions) -> Result<Option<VerityOptions>> {
-    let with = |bytes: u64| VerityOptions::new().block_size(bytes as u32).map_err(erofs_error);
-    options.verity.then(|| with(verity_block(options))).transpose()
 }
 
 /// The UUID that containerd gives to the image of this digest.

@@ -38,11 +38,15 @@ pub fn protect(image: &Path) -> Result<Protected> {
         return Err(at(Error::new(ErrorKind::Exists, "the image has its hash tree already")));
     }
     let opened = erofs_format::Image::open(source(image)?).map_err(erofs_error).map_err(at)?;
-    let block = opened.superblock().block_size().min(4096) as u32;
-    let options = VerityOptions::new().block_size(block).map_err(erofs_error)?;
+    let options = verity_over(opened.superblock().block_size())?;
     let mut file = OpenOptions::new().read(true).write(true).open(image).during("open image").map_err(at)?;
     let tree = verity_tree(&mut file, &options).map_err(erofs_error).map_err(at)?;
     append_tree(&mut file, &tree, sidecar, true).map_err(at)
+}
+
+/// containerd's parameters for an image with blocks of `block` bytes: the same blocks, up to 4096 bytes.
+pub(crate) fn verity_over(block: u64) -> Result<VerityOptions> {
+    VerityOptions::new().block_size(block.min(4096) as u32).map_err(erofs_error)
 }
 
 /// Appends its hash tree to an image in the making, and writes the file beside it.
