@@ -77,6 +77,17 @@ unmount_all() {
         while read -r m; do umount "$m" 2>/dev/null || umount -l "$m" 2>/dev/null || true; done
 }
 
+# What tests that were cut short left in there: their names end in the test's process.
+sweep() {
+    local left
+    for left in "$root"/var/tmp/layerkit-*; do
+        [ -d "$left" ] && [ ! -d "/proc/${left##*-}" ] || continue
+        awk -v p="$left/" 'index($2, p) == 1 { print $2 }' /proc/self/mounts | tac | xargs -r -n 1 umount -l
+        losetup -ln -O NAME,BACK-FILE | awk -v p="${left#"$root"}" 'index($2, p "/") { print $1 }' | xargs -r -n 1 losetup -d
+        rm -rf --one-file-system "$left"
+    done
+}
+
 inside() { LC_ALL=C DEBIAN_FRONTEND=noninteractive chroot "$root" "$@"; }
 
 bare() { # SUITE: a minimal root of it
@@ -185,6 +196,7 @@ up() {
         echo "$recipe" >"$top/recipe"
     fi
     mount_all
+    sweep
     configure_containerd
     build_reference
     flock -u 9

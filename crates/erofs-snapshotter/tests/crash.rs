@@ -216,4 +216,23 @@ fn a_hundred_kills_leave_no_half_snapshot_and_lose_none() {
     }
     eprintln!("{total} layers were reported committed, {} are left", expected.len());
     assert!(total >= 50, "the children came to commit {total} layers only");
+    remove_all(&root);
+}
+
+/// An immutable image would outlive the temporary directory that it is in.
+fn remove_all(root: &Path) {
+    let snapshots = open(root, options());
+    let names = || {
+        [Kind::View, Kind::Active, Kind::Committed]
+            .into_iter()
+            .flat_map(|kind| all(&snapshots, kind))
+            .collect::<Vec<_>>()
+    };
+    while let left = names()
+        && !left.is_empty()
+    {
+        // Those that others are based on refuse until the others are gone.
+        let removed = left.iter().filter(|name| snapshots.remove(name).is_ok()).count();
+        assert!(removed > 0, "{left:?} cannot be removed");
+    }
 }
