@@ -84,6 +84,20 @@ pub enum ErrorKind {
         /// The form of the handle given.
         got: &'static str,
     },
+    /// A directory is where only a file can be.
+    IsDirectory,
+    /// Two entries of one layer cannot both hold.
+    ConflictingEntries,
+    /// A parent directory has to be in the layer first, and nobody knows its metadata.
+    MissingParentEntry,
+    /// A link between images leads to nothing, or to no file.
+    DanglingMergedLink,
+    /// Somebody else is using the image.
+    Busy,
+    /// An image is malformed.
+    CorruptImage,
+    /// An image of a version that is not known here.
+    UnsupportedVersion,
     /// The [`Monitor`](crate::Monitor) asked to stop.
     Cancelled,
     /// The kernel denied permission.
@@ -118,6 +132,13 @@ impl ErrorKind {
             Self::InvalidUpper => "InvalidUpper",
             Self::UnmappedId { .. } => "UnmappedId",
             Self::WrongForm { .. } => "WrongForm",
+            Self::IsDirectory => "IsDirectory",
+            Self::ConflictingEntries => "ConflictingEntries",
+            Self::MissingParentEntry => "MissingParentEntry",
+            Self::DanglingMergedLink => "DanglingMergedLink",
+            Self::Busy => "Busy",
+            Self::CorruptImage => "CorruptImage",
+            Self::UnsupportedVersion => "UnsupportedVersion",
             Self::Cancelled => "Cancelled",
             Self::PermissionDenied => "PermissionDenied",
             Self::Io(_) => "Io",

@@ -16,6 +16,7 @@
 //! | [`tree`] | [`LayerTree`]: a layer that can be looked into; [`merged::Merged`] stacks of them |
 //! | [`layer`] | [`Layer`] handles, [`Stack`], [`Base`], and the run-time [`AnyLayer`] |
 //! | [`operate`] | [`Differ`] and [`Applier`]: which handles an operation takes and gives |
+//! | [`windows`] | what only layers of Windows have |
 //! | [`monitor`] | [`Monitor`]: progress, warnings, cancellation |
 //! | [`media`], [`mod@digest`], [`error`] | media types, digests, errors |
 //!
@@ -60,6 +61,7 @@ pub mod road;
 pub mod testing;
 pub mod tree;
 pub mod walk;
+pub mod windows;
 
 pub use change::{Action, Change, Entry, EntryKind, Origin};
 pub use content::{Content, ReadAt};

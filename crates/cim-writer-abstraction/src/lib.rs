@@ -1,0 +1,28 @@
+//! Windows container layers in Composite Images (CIMs), with parents as typed values.
+//!
+//! A CIM is a read-only file system image that the CimFS driver of Windows mounts. Container layers live in
+//! *forked* CIMs, which share data with the parent that they were made from, or in *block* CIMs, each in a container
+//! of its own and merged when they are mounted. The Windows API that makes them takes paths and flags, and most of
+//! what can be done wrong with it is found out at run time, or never. Here the same operations are typed, written to
+//! any [`CimSink`], and checked on every platform:
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`path`] | [`CimPath`], [`CimName`], [`StreamName`]: names that Windows takes, compared as it does |
+//! | [`metadata`] | [`FileMeta`]: attributes, times, security descriptor, extended attributes, reparse data |
+//! | [`op`] | [`CimOp`] and [`CimSink`]: the operation model, one value an operation |
+//! | [`event`] | [`LayerEvent`]: what a layer says about one path |
+//!
+//! It refuses to guess what is not public: block CIMs are written by Windows alone, and digests of verified CIMs come
+//! from Windows alone. It knows no tar and no store: layers come as the changes of `layer-model`.
+#![deny(unsafe_code)]
+
+pub mod event;
+pub mod metadata;
+pub mod op;
+pub mod path;
+
+pub use event::LayerEvent;
+pub use metadata::{Attributes, FileMeta, FileTime};
+pub use op::{CimOp, CimSink};
+pub use path::{CimName, CimPath, StreamName};
