@@ -11,6 +11,7 @@
 //! | [`path`] | [`CimPath`], [`CimName`], [`StreamName`]: names that Windows takes, compared as it does |
 //! | [`metadata`] | [`FileMeta`]: attributes, times, security descriptor, extended attributes, reparse data |
 //! | [`op`] | [`CimOp`] and [`CimSink`]: the operation model, one value an operation |
+//! | [`hive`] | the registry hives of a layer, and who merges them |
 //! | [`event`] | [`LayerEvent`]: what a layer says about one path |
 //!
 //! It refuses to guess what is not public: block CIMs are written by Windows alone, and digests of verified CIMs come
@@ -18,6 +19,7 @@
 #![deny(unsafe_code)]
 
 pub mod event;
+pub mod hive;
 pub mod metadata;
 pub mod op;
 pub mod path;

@@ -187,13 +187,17 @@ pub enum CimOp<'a> {
     },
     /// A VHD footer is appended to the container.
     VhdFooter {
-        /// How large the container was before.
+        /// How large the container was before; 0 where there is none, only a journal.
         size: u64,
+        /// The identifier in the footer.
+        unique_id: [u8; 16],
     },
     /// A small file is written beside the container.
     Sidecar {
         /// Its name.
         name: &'a str,
+        /// What it holds.
+        text: &'a str,
     },
 }
 
@@ -220,11 +224,19 @@ pub trait CimSink {
     /// where they are written.
     fn write(&mut self, bytes: &[u8]) -> Result<()>;
 
-    /// The root digest of a sealed image, where there is one to be had.
+    /// The root digest of a sealed image, where there is one to be had: Windows alone makes them.
     ///
     /// # Errors
     /// Those of reading it.
     fn root_digest(&mut self) -> Result<Option<[u8; 32]>> {
+        Ok(None)
+    }
+
+    /// How large the container is in bytes, where the sink makes one.
+    ///
+    /// # Errors
+    /// Those of looking at it.
+    fn container_len(&mut self) -> Result<Option<u64>> {
         Ok(None)
     }
 }
@@ -241,6 +253,10 @@ impl<S: CimSink + ?Sized> CimSink for &mut S {
     fn root_digest(&mut self) -> Result<Option<[u8; 32]>> {
         (**self).root_digest()
     }
+
+    fn container_len(&mut self) -> Result<Option<u64>> {
+        (**self).container_len()
+    }
 }
 
 impl<S: CimSink + ?Sized> CimSink for Box<S> {
@@ -254,6 +270,10 @@ impl<S: CimSink + ?Sized> CimSink for Box<S> {
 
     fn root_digest(&mut self) -> Result<Option<[u8; 32]>> {
         (**self).root_digest()
+    }
+
+    fn container_len(&mut self) -> Result<Option<u64>> {
+        (**self).container_len()
     }
 }
 
@@ -273,6 +293,13 @@ impl<A: CimSink, B: CimSink> CimSink for (A, B) {
         Ok(match self.0.root_digest()? {
             Some(digest) => Some(digest),
             None => self.1.root_digest()?,
+        })
+    }
+
+    fn container_len(&mut self) -> Result<Option<u64>> {
+        Ok(match self.0.container_len()? {
+            Some(len) => Some(len),
+            None => self.1.container_len()?,
         })
     }
 }

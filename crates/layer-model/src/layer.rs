@@ -85,6 +85,11 @@ impl<L> Stack<L> {
         &self.layers[0]
     }
 
+    /// The lowest layer.
+    pub fn bottom(&self) -> &L {
+        &self.layers[self.layers.len() - 1]
+    }
+
     /// How many layers; never 0.
     #[expect(clippy::len_without_is_empty, reason = "a stack is never empty")]
     pub fn len(&self) -> usize {
@@ -254,7 +259,7 @@ mod tests {
     #[test]
     fn a_stack_has_one_order() {
         let stack = Stack::from_bottom([1, 2, 3]).unwrap();
-        assert_eq!(stack.nearest(), &3);
+        assert_eq!((stack.nearest(), stack.bottom()), (&3, &1));
         assert_eq!(stack, Stack::from_nearest([3, 2, 1]).unwrap());
         assert_eq!(stack.with_nearest(4).iter().copied().collect::<Vec<_>>(), [4, 3, 2, 1]);
         assert!(Stack::<u8>::from_nearest([]).is_none());
