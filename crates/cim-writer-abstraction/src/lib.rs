@@ -8,6 +8,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`caps`] | [`Capabilities`]: what the machine's CimFS can do, as tokens that constructors take |
 //! | [`path`] | [`CimPath`], [`CimName`], [`StreamName`]: names that Windows takes, compared as it does |
 //! | [`metadata`] | [`FileMeta`]: attributes, times, security descriptor, extended attributes, reparse data |
 //! | [`op`] | [`CimOp`] and [`CimSink`]: the operation model, one value an operation |
@@ -18,12 +19,14 @@
 //! from Windows alone. It knows no tar and no store: layers come as the changes of `layer-model`.
 #![deny(unsafe_code)]
 
+pub mod caps;
 pub mod event;
 pub mod hive;
 pub mod metadata;
 pub mod op;
 pub mod path;
 
+pub use caps::Capabilities;
 pub use event::LayerEvent;
 pub use metadata::{Attributes, FileMeta, FileTime};
 pub use op::{CimOp, CimSink};
