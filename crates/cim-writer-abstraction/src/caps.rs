@@ -310,9 +310,10 @@ impl Capabilities {
 }
 
 fn open(what: &str, gate: &Gate) -> Result<()> {
-    let refusal =
-        |reason: &Box<str>| Error::new(ErrorKind::NotSupported, format!("no {what} here: {reason}"));
-    gate.as_ref().map_err(refusal).copied()
+    match gate {
+        Ok(()) => Ok(()),
+        Err(reason) => Err(Error::new(ErrorKind::NotSupported, format!("no {what} here: {reason}"))),
+    }
 }
 
 struct Dll<'a> {
