@@ -13,6 +13,7 @@
 //! | [`metadata`] | [`FileMeta`]: attributes, times, security descriptor, extended attributes, reparse data |
 //! | [`op`] | [`CimOp`] and [`CimSink`]: the operation model, one value an operation |
 //! | [`hive`] | the registry hives of a layer, and who merges them |
+//! | [`plan`] | [`Planner`](plan::Planner): from what a layer says to operations |
 //! | [`event`] | [`LayerEvent`]: what a layer says about one path |
 //!
 //! It refuses to guess what is not public: block CIMs are written by Windows alone, and digests of verified CIMs come
@@ -25,9 +26,12 @@ pub mod hive;
 pub mod metadata;
 pub mod op;
 pub mod path;
+pub mod plan;
+pub mod profile;
 
 pub use caps::Capabilities;
 pub use event::LayerEvent;
 pub use metadata::{Attributes, FileMeta, FileTime};
-pub use op::{CimOp, CimSink};
+pub use op::{CimKind, CimOp, CimSink};
 pub use path::{CimName, CimPath, StreamName};
+pub use profile::CimProfile;

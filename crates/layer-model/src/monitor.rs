@@ -141,6 +141,8 @@ warning_kinds! {
     NameCollision => "two names are one on this file system",
     /// Not all names of a hard-linked file are known; those in the layer are.
     IncompleteLinks => "not all hard links are known",
+    /// A whiteout of a layer that has nothing below it.
+    NeedlessWhiteout => "whiteout in a base layer",
     /// An owner was not set, as the caller may not.
     OwnerSkipped => "owner not set",
     /// A file may have been cut by a crash of the machine that wrote it.
