@@ -15,6 +15,8 @@
 //! | [`hive`] | the registry hives of a layer, and who merges them |
 //! | [`plan`] | [`Planner`](plan::Planner): from what a layer says to operations |
 //! | [`event`] | [`LayerEvent`]: what a layer says about one path |
+//! | [`guid`] | [`Guid`], as text and in both byte orders |
+//! | [`security`] | [`SecurityDescriptor`]: checked, and from and to SDDL |
 //!
 //! It refuses to guess what is not public: block CIMs are written by Windows alone, and digests of verified CIMs come
 //! from Windows alone. It knows no tar and no store: layers come as the changes of `layer-model`.
@@ -22,16 +24,21 @@
 
 pub mod caps;
 pub mod event;
+pub mod guid;
 pub mod hive;
+mod le;
 pub mod metadata;
 pub mod op;
 pub mod path;
 pub mod plan;
 pub mod profile;
+pub mod security;
 
 pub use caps::Capabilities;
 pub use event::LayerEvent;
+pub use guid::Guid;
 pub use metadata::{Attributes, FileMeta, FileTime};
 pub use op::{CimKind, CimOp, CimSink};
 pub use path::{CimName, CimPath, StreamName};
 pub use profile::CimProfile;
+pub use security::SecurityDescriptor;
