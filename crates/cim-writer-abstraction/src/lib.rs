@@ -16,6 +16,9 @@
 //! | [`plan`] | [`Planner`](plan::Planner): from what a layer says to operations |
 //! | [`event`] | [`LayerEvent`]: what a layer says about one path |
 //! | [`guid`] | [`Guid`], as text and in both byte orders |
+//! | [`ea`], [`reparse`] | extended attributes and links, as the API takes them |
+//! | [`identity`] | the volume that a container's layers are mounted as |
+//! | [`vhd`] | the footer that makes a container a disk |
 //! | [`security`] | [`SecurityDescriptor`]: checked, and from and to SDDL |
 //!
 //! It refuses to guess what is not public: block CIMs are written by Windows alone, and digests of verified CIMs come
@@ -23,16 +26,20 @@
 #![deny(unsafe_code)]
 
 pub mod caps;
+pub mod ea;
 pub mod event;
 pub mod guid;
 pub mod hive;
+pub mod identity;
 mod le;
 pub mod metadata;
 pub mod op;
 pub mod path;
 pub mod plan;
 pub mod profile;
+pub mod reparse;
 pub mod security;
+pub mod vhd;
 
 pub use caps::Capabilities;
 pub use event::LayerEvent;

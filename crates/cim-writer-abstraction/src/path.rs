@@ -330,7 +330,7 @@ fn units(text: &[u8]) -> usize {
 }
 
 /// Whether `text` is WTF-8: UTF-8, in which surrogates may occur, but no pairs of them.
-fn is_wtf8(text: &[u8]) -> bool {
+pub(crate) fn is_wtf8(text: &[u8]) -> bool {
     str::from_utf8(text).is_ok() || wtf8(&utf16(text)) == text
 }
 
