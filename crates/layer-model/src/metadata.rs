@@ -30,9 +30,44 @@ impl Timestamp {
         Self { secs: secs.saturating_add((nanos / 1_000_000_000) as i64), nanos: nanos % 1_000_000_000 }
     }
 
+    /// Takes decimal text, as PAX records have it: seconds, with any number of decimals of which nine are kept. The
+    /// decimals of a negative number count downwards. [`None`] for anything else, a plus sign included.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let dot = text.iter().position(|b| *b == b'.');
+        let (whole, decimals) = dot.map_or((text, &[][..]), |at| (&text[..at], &text[at + 1..]));
+        let digits = whole.strip_prefix(b"-").unwrap_or(whole);
+        if digits.is_empty() || !digits.iter().chain(decimals).all(u8::is_ascii_digit) {
+            return None;
+        }
+        let secs: i64 = str::from_utf8(whole).ok()?.parse().ok()?;
+        let units = std::iter::successors(Some(100_000_000), |unit| Some(unit / 10));
+        let nanos = decimals.iter().zip(units).map(|(digit, unit)| u32::from(digit - b'0') * unit).sum();
+        if nanos > 0 && whole.starts_with(b"-") {
+            // -1.25 is a quarter second before -1, that is -2 and three quarters.
+            return Some(Self { secs: secs.saturating_sub(1), nanos: 1_000_000_000 - nanos });
+        }
+        Some(Self { secs, nanos })
+    }
+
     /// The same time with the nanoseconds cut off.
     pub const fn truncated(self) -> Self {
         Self::from_secs(self.secs)
+    }
+}
+
+/// Decimal text that [`Timestamp::parse`] takes, without needless zeros; as Go's `archive/tar` writes it.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nanos == 0 {
+            return write!(f, "{}", self.secs);
+        }
+        let (sign, secs, nanos) = match self.secs {
+            secs @ 0.. => ("", secs, self.nanos),
+            // The seconds are rounded down, the text is rounded towards zero.
+            secs => ("-", -(secs + 1), 1_000_000_000 - self.nanos),
+        };
+        let decimals = format!("{nanos:09}");
+        write!(f, "{sign}{secs}.{}", decimals.trim_end_matches('0'))
     }
 }
 
@@ -183,6 +218,26 @@ mod tests {
         assert_eq!(xattrs.get(b"user.b"), Some(&b"3"[..]));
         assert_eq!(xattrs.remove(b"user.a").as_deref(), Some(&b"2"[..]));
         assert_eq!(xattrs.len(), 1);
+    }
+
+    #[test]
+    fn times_are_decimal_text() {
+        for (text, secs, nanos, again) in [
+            ("1350244992.023960108", 1_350_244_992, 23_960_108, "1350244992.023960108"),
+            ("1350244992.02396010", 1_350_244_992, 23_960_100, "1350244992.0239601"),
+            ("5.", 5, 0, "5"),
+            ("5.123", 5, 123_000_000, "5.123"),
+            ("-1.5", -2, 500_000_000, "-1.5"),
+            ("-1", -1, 0, "-1"),
+            ("-0.25", -1, 750_000_000, "-0.25"),
+            ("1.0000000009", 1, 0, "1"),
+        ] {
+            let time = Timestamp::parse(text.as_bytes()).unwrap();
+            assert_eq!((time, time.to_string()), (Timestamp { secs, nanos }, again.to_owned()), "{text}");
+        }
+        for bad in ["", "-", ".5", "1.-5", "1.2.3", "+1", "--1", "nan", "1e3", "99999999999999999999", "1 "] {
+            assert_eq!(Timestamp::parse(bad.as_bytes()), None, "{bad}");
+        }
     }
 
     #[test]

@@ -149,6 +149,14 @@ warning_kinds! {
     VolatileUpper => "upper directory was mounted volatile",
     /// A time that the target cannot hold was set to another.
     TimeClamped => "time out of range set to the epoch",
+    /// A name of Windows that ends in a space or a dot: backups carry such names, Windows itself cannot open them.
+    UntidyName => "ends in a space or a dot, which Windows itself cannot open",
+    /// A path of Windows that begins with none of `Files`, `UtilityVM` and `Hives`.
+    UnusualTopLevel => "not in Files, UtilityVM or Hives",
+    /// A link or a deletion outside of the files of Windows and of its utility VM.
+    OutsideFiles => "link or deletion outside of Files and UtilityVM/Files",
+    /// A record of Windows that is not known here.
+    UnknownRecord => "record without a known meaning left out",
     /// Labels, times or verity of a stored blob could not be set.
     StoreDegraded => "stored blob lacks labels, times or verity",
 }

@@ -6,8 +6,12 @@
 //! write such layers take them from there. An alternate stream is a file of its own, named `file:stream`, directly
 //! behind the entry that it belongs to.
 //!
+//! The root is not given, and times are as the archive has them: also before 1970, and any of the four before any other.
+//!
 //! The records are those of hcsshim and go-winio (`backuptar`).
 
+/// What all names begin with that only Windows has.
+pub const PREFIX: &[u8] = b"MSWINDOWS.";
 /// `FILE_ATTRIBUTE_*` as a decimal number.
 pub const FILE_ATTRIBUTES: &[u8] = b"MSWINDOWS.fileattr";
 /// A self-relative security descriptor in base64.
@@ -23,9 +27,7 @@ pub const CREATION_TIME: &[u8] = b"LIBARCHIVE.creationtime";
 /// When anything of the file last changed, in seconds with a fraction.
 pub const CHANGE_TIME: &[u8] = b"ctime";
 
-/// Whether a record of this name is one of those.
+/// Whether a record of this name is one of those, or could be one of a later version.
 pub fn is_windows_record(name: &[u8]) -> bool {
-    [FILE_ATTRIBUTES, SECURITY_DESCRIPTOR, SECURITY_DESCRIPTOR_SDDL, MOUNT_POINT, CREATION_TIME, CHANGE_TIME]
-        .contains(&name)
-        || name.starts_with(EXTENDED_ATTRIBUTE_PREFIX)
+    [CREATION_TIME, CHANGE_TIME].contains(&name) || name.starts_with(PREFIX)
 }

@@ -21,6 +21,10 @@ const MAX_EXTENSION: usize = 1 << 20;
 /// Go's zero time, 0001-01-01: a header with that time is written with the epoch instead.
 const GO_ZERO_SECS: i64 = -62_135_596_800;
 
+/// The keys of records that stand for fields of the header.
+const HEADER_KEYS: [&[u8]; 10] =
+    [b"atime", b"ctime", b"gid", b"gname", b"linkpath", b"mtime", b"path", b"size", b"uid", b"uname"];
+
 /// One entry, as it is to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryHeader<'a> {
@@ -42,8 +46,14 @@ pub struct EntryHeader<'a> {
     pub mtime: Timestamp,
     /// The number of a device, else zero.
     pub device: Device,
+    /// The access time, written as a PAX record.
+    pub atime: Option<Timestamp>,
+    /// When anything of the entry last changed, written as a PAX record.
+    pub ctime: Option<Timestamp>,
     /// Extended attributes, all of which are written.
     pub xattrs: &'a Xattrs,
+    /// More PAX records, under their own names; none of those that header fields have.
+    pub records: &'a Xattrs,
 }
 
 impl EntryHeader<'_> {
@@ -81,7 +91,9 @@ impl EntryHeader<'_> {
         if i64::try_from(self.size).is_err() {
             return refused("size does not fit a tar".to_owned());
         }
-        match self.xattrs.iter().find(|(name, _)| !is_pax_key(name)) {
+        let taken = |name: &[u8]| HEADER_KEYS.contains(&name) || name.starts_with(XATTR_PREFIX);
+        let unusable = self.xattrs.iter().find(|(name, _)| !is_pax_key(name));
+        match unusable.or_else(|| self.records.iter().find(|(name, _)| !is_pax_key(name) || taken(name))) {
             Some((name, _)) => {
                 let name = layer_model::path::Printable(name);
                 refused(format!("attribute {name:?} cannot be carried by a tar"))
@@ -96,25 +108,28 @@ impl EntryHeader<'_> {
         let uid = number(field::UID, i64::from(self.uid));
         let gid = number(field::GID, i64::from(self.gid));
         let size = number(field::SIZE, i64::try_from(self.size).unwrap_or(i64::MAX));
-        let go_zero = self.mtime == Timestamp::from_secs(GO_ZERO_SECS);
+        let set = |time: &Timestamp| *time != Timestamp::from_secs(GO_ZERO_SECS);
         let plain_time = self.mtime.nanos == 0 && fits_octal(field::MTIME, self.mtime.secs);
-        let mtime = (!plain_time && !go_zero).then(|| pax::format_time(self.mtime));
+        let mtime = Some(self.mtime).filter(|_| !plain_time).filter(set).map(|time| time.to_string());
+        let atime = self.atime.filter(set).map(|time| time.to_string());
+        let ctime = self.ctime.filter(set).map(|time| time.to_string());
         let link = (!self.link_name.is_ascii() || self.link_name.len() > field::LINKNAME.len)
             .then_some(self.link_name);
 
         let long = !self.name.is_ascii() || self.name.len() > field::NAME.len;
         let other = !self.xattrs.is_empty()
+            || !self.records.is_empty()
             || link.is_some()
-            || [&uid, &gid, &size, &mtime].iter().any(|record| record.is_some());
+            || [&uid, &gid, &size, &mtime, &atime, &ctime].iter().any(|record| record.is_some());
         // A name that could be split is carried as a record too, once there are records at all.
         let name = (long && (other || split_name(self.name).is_none())).then_some(self.name);
 
-        let mut text = Vec::new();
-        // `SCHILY.xattr.` sorts before every lower-case key, and attributes are sorted already.
-        for (name, value) in self.xattrs.iter() {
-            pax::append_record(&mut text, &[XATTR_PREFIX, name], value);
-        }
-        let sorted: [(&[u8], Option<&[u8]>); 6] = [
+        let mut records: Vec<([&[u8]; 2], &[u8])> = Vec::new();
+        records.extend(self.xattrs.iter().map(|(name, value)| ([XATTR_PREFIX, name], value)));
+        records.extend(self.records.iter().map(|(name, value)| ([&[][..], name], value)));
+        let fields: [(&[u8], Option<&[u8]>); 8] = [
+            (b"atime", atime.as_ref().map(|s| s.as_bytes())),
+            (b"ctime", ctime.as_ref().map(|s| s.as_bytes())),
             (b"gid", gid.as_ref().map(|s| s.as_bytes())),
             (b"linkpath", link),
             (b"mtime", mtime.as_ref().map(|s| s.as_bytes())),
@@ -122,10 +137,14 @@ impl EntryHeader<'_> {
             (b"size", size.as_ref().map(|s| s.as_bytes())),
             (b"uid", uid.as_ref().map(|s| s.as_bytes())),
         ];
-        for (key, value) in sorted {
-            if let Some(value) = value {
-                pax::append_record(&mut text, &[key], value);
-            }
+        records.extend(fields.into_iter().filter_map(|(key, value)| Some(([key, &[]], value?))));
+        if !self.records.is_empty() {
+            // Else they are sorted already: attributes are, and `SCHILY.xattr.` sorts before every lower-case key.
+            records.sort_by(|(a, _), (b, _)| a.iter().copied().flatten().cmp(b.iter().copied().flatten()));
+        }
+        let mut text = Vec::new();
+        for (key, value) in records {
+            pax::append_record(&mut text, &key, value);
         }
         text
     }
@@ -266,7 +285,10 @@ mod tests {
             size: 0,
             mtime: Timestamp::EPOCH,
             device: Device::default(),
+            atime: None,
+            ctime: None,
             xattrs: Xattrs::EMPTY,
+            records: Xattrs::EMPTY,
         }
     }
 

@@ -94,6 +94,7 @@ pub mod field {
     /// Schilling's star: a shorter prefix, then times.
     pub const STAR_PREFIX: Field = Field::new(345, 131);
     pub const STAR_ATIME: Field = Field::new(476, 12);
+    pub const STAR_CTIME: Field = Field::new(488, 12);
     pub const STAR_TRAILER: Field = Field::new(508, 4);
     pub const GNU_ATIME: Field = Field::new(345, 12);
     pub const GNU_CTIME: Field = Field::new(357, 12);

@@ -15,6 +15,9 @@
 //! sparse encoding), reads it the same way, and has a limit for everything that an archive can ask for. The
 //! writer makes, byte for byte, what containerd makes of the same changes.
 //!
+//! Layers of Windows have names and metadata of their own; see [`ReadOptions::windows`] and
+//! [`WriteOptions::windows`].
+//!
 //! It refuses to touch a file system: paths are cleaned but not resolved, and nothing is unpacked. What a
 //! change means on disk is the business of sinks.
 //!

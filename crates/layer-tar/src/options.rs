@@ -26,6 +26,8 @@ pub(crate) use setters;
 pub struct ReadOptions {
     /// Whose behaviour to follow where the specification and containerd part.
     pub profile: Profile,
+    /// Whether the layer is one of Windows: see [`TarSource`](crate::TarSource). Off by default.
+    pub windows: bool,
     /// Whether to refuse what is otherwise only warned of: extension headers without an entry.
     pub strict: bool,
     /// Whether to warn of paths that come twice. Costs nine bytes of memory and more for every entry.
@@ -71,6 +73,7 @@ impl Default for ReadOptions {
     fn default() -> Self {
         Self {
             profile: Profile::default(),
+            windows: false,
             strict: false,
             report_duplicates: true,
             aufs_store: AufsStore::default(),
@@ -87,6 +90,19 @@ impl Default for ReadOptions {
 }
 
 impl ReadOptions {
+    /// Sets [`Self::windows`]. For a layer of Windows this also raises [`Self::max_path_len`] and
+    /// [`Self::max_name_len`] to what Windows takes: 32,767 UTF-16 units a path, and 255 a file and a stream of it.
+    #[must_use]
+    pub fn windows(mut self, windows: bool) -> Self {
+        self.windows = windows;
+        if windows {
+            // A unit is at most three bytes. `file:stream:$DATA` is a name on the road, and so is `.wh.file`.
+            self.max_path_len = 3 * (32_767 + 255) + ":".len() + ":$DATA".len();
+            self.max_name_len = 3 * (255 + 255) + ":".len() + ":$DATA".len();
+        }
+        self
+    }
+
     setters! {
         /// Sets [`Self::profile`].
         profile: Profile,
@@ -119,6 +135,8 @@ impl ReadOptions {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct WriteOptions {
+    /// Whether the layer is one of Windows: see [`TarSink`](crate::TarSink). Off by default.
+    pub windows: bool,
     /// Whether to keep nanoseconds, as PAX `mtime` records. containerd cuts them off, which is the default:
     /// entries then need no extended header, and the bytes are containerd's.
     pub nanoseconds: bool,
@@ -136,6 +154,8 @@ pub struct WriteOptions {
 
 impl WriteOptions {
     setters! {
+        /// Sets [`Self::windows`].
+        windows: bool,
         /// Sets [`Self::nanoseconds`].
         nanoseconds: bool,
         /// Sets [`Self::source_date_epoch`].

@@ -1,5 +1,7 @@
 //! The road level, writing: changes as the entries of a layer tar.
 
+mod windows;
+
 use std::{fmt, io, io::Write};
 
 use layer_model::{
@@ -29,6 +31,13 @@ const PIECE: usize = 256 * 1024;
 /// [`Unrepresentable`](ErrorKind::Unrepresentable). A file that turns out shorter than announced is
 /// [`FileChanged`](ErrorKind::FileChanged) when it is read from a file, else
 /// [`Truncated`](ErrorKind::Truncated).
+///
+/// With [`WriteOptions::windows`] the layer is one of Windows, whose metadata the changes have as
+/// [`layer_model::windows`] says. Entries then have the bytes that hcsshim's exporter and go-winio's `backuptar` have
+/// for them: records under their own names, times to the nanosecond, modes that say the type only, no owners, no
+/// slash behind directories, targets of symbolic links as they are. Attributes that are no records of Windows are
+/// refused, or left out where that is allowed ([`WriteOptions::lossy`]). A file without bytes is written as one that
+/// has a data stream; Windows says that or the contrary depending on its version.
 pub struct TarSink<'m, W> {
     out: W,
     options: WriteOptions,
@@ -36,6 +45,8 @@ pub struct TarSink<'m, W> {
     name: Vec<u8>,
     header: Vec<u8>,
     kept: Xattrs,
+    /// The mode of the last entry of Windows that is no stream.
+    stream_mode: Option<u32>,
     piece: Vec<u8>,
     copy: CopyPiece<W>,
     summary: TarSummary,
@@ -66,6 +77,7 @@ impl<'m, W: Write> TarSink<'m, W> {
             name: Vec::new(),
             header: Vec::new(),
             kept: Xattrs::new(),
+            stream_mode: None,
             piece: Vec::new(),
             copy: |out, piece, file, offset, most| {
                 piece.resize(PIECE, 0);
@@ -104,7 +116,10 @@ impl<W: Write> TarSink<'_, W> {
             size: 0,
             mtime: Timestamp::EPOCH,
             device: Device::default(),
+            atime: None,
+            ctime: None,
             xattrs: Xattrs::EMPTY,
+            records: Xattrs::EMPTY,
         };
         self.header.clear();
         header.encode(&mut self.header)?;
@@ -119,6 +134,9 @@ impl<W: Write> TarSink<'_, W> {
     }
 
     fn entry(&mut self, path: LayerPath<'_>, entry: Entry<'_>) -> Result<()> {
+        if self.options.windows {
+            return self.windows_entry(path, entry);
+        }
         match entry.kind {
             EntryKind::Directory if path.is_root() && !self.options.root => return Ok(()),
             EntryKind::Directory => {}
@@ -146,7 +164,10 @@ impl<W: Write> TarSink<'_, W> {
             size: 0,
             mtime: mtime(&self.options, entry.metadata),
             device: Device::default(),
+            atime: None,
+            ctime: None,
             xattrs: if dropped { &self.kept } else { entry.xattrs },
+            records: Xattrs::EMPTY,
         };
         let mut content = Content::empty();
         match entry.kind {
@@ -265,15 +286,7 @@ impl<W: Write> LayerSink for TarSink<'_, W> {
         let written = match change.action {
             Action::Upsert(entry) => self.entry(path, entry),
             Action::Remove => self.removal(path),
-            Action::Opaque => {
-                self.name.clear();
-                self.name.extend_from_slice(path.as_bytes());
-                if !path.is_root() {
-                    self.name.push(b'/');
-                }
-                self.name.extend_from_slice(OPAQUE_WHITEOUT);
-                self.marker()
-            }
+            Action::Opaque => self.opaque(path),
         };
         written.map_err(|error| error.at(path))
     }
@@ -294,11 +307,29 @@ impl<W: Write> TarSink<'_, W> {
         // `.wh.` in front of these names gives names that mean something else.
         let (in_root, name) = (path.depth() == 1, path.file_name().unwrap_or_default());
         let reserved = name == &OPAQUE_WHITEOUT[WHITEOUT_PREFIX.len()..];
-        if reserved || (in_root && name.starts_with(WHITEOUT_PREFIX)) {
+        let windows = self.options.windows;
+        if windows {
+            path.parent().map_or(Ok(()), windows::check_name)?;
+            windows::check_separators(path)?;
+        }
+        if reserved || ((in_root || windows) && name.starts_with(WHITEOUT_PREFIX)) {
             return Err(unrepresentable("the deletion of this name has another meaning in a layer"));
         }
         self.name.clear();
         self.name.extend_from_slice(whiteout.as_path().as_bytes());
+        self.marker()
+    }
+
+    fn opaque(&mut self, path: LayerPath<'_>) -> Result<()> {
+        if self.options.windows {
+            windows::check_name(path)?;
+        }
+        self.name.clear();
+        self.name.extend_from_slice(path.as_bytes());
+        if !path.is_root() {
+            self.name.push(b'/');
+        }
+        self.name.extend_from_slice(OPAQUE_WHITEOUT);
         self.marker()
     }
 }

@@ -1,5 +1,7 @@
 //! The road level: what the entries of a layer tar mean.
 
+mod windows;
+
 use std::{
     collections::HashSet,
     fmt,
@@ -41,6 +43,18 @@ const AUFS_STORE: &[u8] = b".wh..wh.plnk";
 /// - Times before 1970, and those past signed 64-bit nanoseconds, are the epoch; as in containerd. The access
 ///   time is never before the modification time.
 /// - Global extended headers have no effect (containerd removes files of their name).
+///
+/// With [`ReadOptions::windows`] the layer is one of Windows, and comes as [`layer_model::windows`] says. Then these
+/// rules hold instead:
+///
+/// - Backslashes separate components, in names and in the targets of hard links; those of symbolic links stay as they
+///   are. Names that are absolute, have a drive letter or climb are a
+///   [`PathEscape`](ErrorKind::PathEscape), empty ones an invalid archive.
+/// - A directory that names the root is left out; whatever else does is an invalid archive.
+/// - Entries whose names begin with `.wh..wh.`, other than opaque marks, and those below such, are left out with a
+///   warning, at any depth.
+/// - Attributes are the records of Windows alone, under their own names. `SCHILY.xattr.*` is left out with a warning.
+/// - Times are as the archive has them. Owners that do not fit are root: Windows has others.
 ///
 /// `Ok(None)` comes when the reader below is at its end: what follows the archive has been read, too.
 pub struct TarSource<'m, R> {
@@ -159,11 +173,17 @@ impl<'m, R: BufRead> TarSource<'m, R> {
         if raw.typeflag == typeflag::PAX_GLOBAL {
             return Ok(None);
         }
-        self.path.set_clean(&raw.name)?;
+        if options.windows {
+            windows::set_path(&mut self.path, &raw.name)?;
+        } else {
+            self.path.set_clean(&raw.name)?;
+        }
         let path = self.path.as_path();
         check_path(path, options)?;
         let Some((parent, name)) = path.split_last() else {
             return match (raw.typeflag, options.profile) {
+                (typeflag::DIRECTORY, _) if options.windows => Ok(None),
+                _ if options.windows => Err(invalid("the root is something other than a directory")),
                 (typeflag::DIRECTORY, _) => self.interpret_type(),
                 (typeflag::HARD_LINK, _) | (_, Profile::Containerd) => Ok(None),
                 _ => Err(invalid("the root is something other than a directory")),
@@ -174,7 +194,11 @@ impl<'m, R: BufRead> TarSource<'m, R> {
         {
             self.monitor.warn(&Warning::new(WarningKind::DuplicateEntry, path));
         }
-        if is_aufs(path) {
+        if options.windows && windows::is_ignored(&self.path) {
+            self.monitor.warn(&Warning::new(WarningKind::AufsMetadata, path));
+            return Ok(None);
+        }
+        if !options.windows && is_aufs(path) {
             self.monitor.warn(&Warning::new(WarningKind::AufsMetadata, path));
             return self.keep_stored();
         }
@@ -194,7 +218,8 @@ impl<'m, R: BufRead> TarSource<'m, R> {
 
     fn interpret_type(&mut self) -> Result<Option<Meaning>> {
         let raw = self.reader.entry();
-        let spec = self.reader.options().profile == Profile::Spec;
+        let options = self.reader.options();
+        let spec = options.profile == Profile::Spec || options.windows;
         let kind = match raw.typeflag {
             typeflag::DIRECTORY => Kind::Directory,
             typeflag::REGULAR | typeflag::GNU_SPARSE => Kind::File,
@@ -203,18 +228,23 @@ impl<'m, R: BufRead> TarSource<'m, R> {
                 return Err(invalid("symbolic link without a target"));
             }
             typeflag::SYMLINK => {
-                check_target(&raw.link_name, self.reader.options())?;
+                check_target(&raw.link_name, options)?;
                 Kind::Symlink
             }
             typeflag::HARD_LINK => {
-                self.link.set_clean(&raw.link_name)?;
-                check_target(&raw.link_name, self.reader.options())?;
+                check_target(&raw.link_name, options)?;
+                if options.windows {
+                    windows::set_path(&mut self.link, &raw.link_name)
+                        .map_err(|error| error.context("the target of a hard link"))?;
+                } else {
+                    self.link.set_clean(&raw.link_name)?;
+                }
                 match self.link.as_path() {
                     target if raw.link_name.is_empty() || target.is_root() => {
                         return Err(invalid("hard link without a target that can be linked"));
                     }
                     target if target == self.path.as_path() => return Err(invalid("hard link to itself")),
-                    target if target.components().next() == Some(AUFS_STORE) => {
+                    target if !options.windows && target.components().next() == Some(AUFS_STORE) => {
                         return self.link_from_store();
                     }
                     _ => Kind::HardLink,
@@ -230,7 +260,11 @@ impl<'m, R: BufRead> TarSource<'m, R> {
                 )));
             }
         };
-        xattrs(raw, &mut self.xattrs)?;
+        if options.windows {
+            windows::records(raw, &self.path, &mut self.xattrs, self.monitor)?;
+        } else {
+            xattrs(raw, &mut self.xattrs)?;
+        }
         Ok(Some(Meaning::Upsert(kind)))
     }
 
@@ -281,6 +315,15 @@ impl<'m, R: BufRead> TarSource<'m, R> {
 
     fn metadata(&self) -> Result<Metadata> {
         let raw = self.reader.entry();
+        if self.reader.options().windows {
+            return Ok(Metadata {
+                mode: u32::try_from(raw.mode & i64::from(MODE_MASK)).unwrap_or_default(),
+                uid: id(raw.uid).unwrap_or_default(),
+                gid: id(raw.gid).unwrap_or_default(),
+                mtime: raw.mtime,
+                atime: raw.atime,
+            });
+        }
         let mut clamped = false;
         let mut bounded = |time: Timestamp| {
             let fits = (Timestamp::EPOCH..=LAST_TIME).contains(&time);

@@ -109,6 +109,59 @@ pub fn check_round_trip(data: &[u8]) {
     assert!(first == second, "writing what was read changed it");
 }
 
+/// What can be read from `data` as a layer of Windows and be written is read back the same.
+///
+/// # Panics
+/// When it is not.
+pub fn check_windows(data: &[u8]) {
+    let rewrite = |tar: &[u8]| {
+        let options = WriteOptions::default().windows(true).lossy(true);
+        let mut sink = TarSink::new(Vec::new(), options, &Silent);
+        let mut source = TarSource::new(tar, small().windows(true), &Silent);
+        let mut written = Vec::new();
+        loop {
+            let change = match source.next_change() {
+                Ok(Some(change)) => change,
+                Ok(None) => break,
+                Err(error) => return Err(error),
+            };
+            assert!(
+                !change.path.is_root() || matches!(change.action, Action::Opaque),
+                "the root is not given"
+            );
+            assert!(!change.path.as_bytes().contains(&b'\\'), "backslashes are separators");
+            let metadata = match &change.action {
+                Action::Upsert(entry) => {
+                    Some((entry.kind.name(), entry.metadata.mtime, entry.xattrs.clone()))
+                }
+                _ => None,
+            };
+            let path = change.path.to_owned();
+            match sink.change(change) {
+                Ok(()) => written.push((path, metadata)),
+                Err(error) if error.kind() == &ErrorKind::Unrepresentable => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((sink.finish()?.0, written))
+    };
+    match rewrite(data) {
+        Err(error) => {
+            assert!(error.byte_offset().is_some() || error.entry_path().is_some(), "no place: {error:?}")
+        }
+        Ok((first, written)) => {
+            let (second, again) = rewrite(&first).expect("what the sink writes can be read");
+            assert_eq!(written.len(), again.len());
+            for ((path, metadata), (path_again, metadata_again)) in written.iter().zip(&again) {
+                assert_eq!(path, path_again);
+                let kind = |metadata: &Option<(&'static str, _, _)>| metadata.as_ref().map(|m| m.0);
+                assert_eq!(kind(metadata), kind(metadata_again));
+            }
+            assert!(first == second, "writing what was read changed it");
+        }
+    }
+}
+
 /// `data` as a blob of any type gives the same with and without threads.
 ///
 /// # Panics
@@ -186,6 +239,20 @@ pub fn odd_tars() -> Vec<(&'static str, Vec<u8>)> {
         ("sparse-0.1", vec![sparse_01, file(b"f", b"abc")]),
         ("sparse-1.0", vec![sparse_10, file(b"f", &map)]),
         ("base-256", vec![member(typeflag::REGULAR, b"f", b"abc", &[gnu_magic, base_256])]),
+        (
+            "windows",
+            vec![
+                pax(&[
+                    ("MSWINDOWS.fileattr", "32"),
+                    ("MSWINDOWS.rawsd", "AQAEgAAAAAAAAAAAAAAAAAAAAAA="),
+                    ("LIBARCHIVE.creationtime", "5.123"),
+                    ("ctime", "-1.5"),
+                ]),
+                file(b"Files\\f", b"abc"),
+                file(b"Files/f:s:$DATA", b"d"),
+                file(b"Files/.wh.g", b""),
+            ],
+        ),
         ("whiteouts", vec![file(b".wh.a", b""), file(b"d/.wh..wh..opq", b""), file(b".wh..wh.aufs", b"")]),
     ]
     .map(|(name, parts)| (name, [&parts.concat()[..], &end].concat()))

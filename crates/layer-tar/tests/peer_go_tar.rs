@@ -78,7 +78,10 @@ impl Case {
             size: self.size,
             mtime: self.mtime,
             device: self.device,
+            atime: None,
+            ctime: None,
             xattrs: &self.xattrs,
+            records: Xattrs::EMPTY,
         };
         header.encode(out).unwrap();
         if self.size <= 1 << 20 {

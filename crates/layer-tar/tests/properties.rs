@@ -6,12 +6,13 @@
 
 use std::{fs, path::Path};
 
-use layer_tar::testing::{check_blob, check_round_trip, check_tar, odd_tars};
+use layer_tar::testing::{check_blob, check_round_trip, check_tar, check_windows, odd_tars};
 use proptest::prelude::*;
 
 fn check_all(data: &[u8]) {
     check_tar(data);
     check_round_trip(data);
+    check_windows(data);
     check_blob(data);
 }
 

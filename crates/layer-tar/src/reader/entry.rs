@@ -40,6 +40,9 @@ pub struct RawEntry {
     pub mtime: Timestamp,
     /// The access time, where the archive has one.
     pub atime: Option<Timestamp>,
+    /// When anything of the entry last changed, where the header has that: GNU's and star's. A PAX record `ctime` is
+    /// among [`Self::pax`].
+    pub ctime: Option<Timestamp>,
     /// The device's major number.
     pub dev_major: i64,
     /// The device's minor number.
@@ -81,7 +84,7 @@ impl RawEntry {
         self.is_sparse = false;
         self.extents.clear();
         self.pax.clear();
-        self.atime = None;
+        (self.atime, self.ctime) = (None, None);
         (self.dev_major, self.dev_minor) = (0, 0);
         self.name.clear();
         self.name.extend_from_slice(header.text(field::NAME));
@@ -98,9 +101,9 @@ impl RawEntry {
         self.dev_major = header.number(field::DEVMAJOR)?;
         self.dev_minor = header.number(field::DEVMINOR)?;
         let prefix = match header.dialect() {
-            Dialect::Gnu => match gnu_atime(header) {
-                Ok(atime) => {
-                    self.atime = atime;
+            Dialect::Gnu => match gnu_times(header) {
+                Ok(times) => {
+                    [self.atime, self.ctime] = times;
                     &[]
                 }
                 // Go before 1.8 put a prefix where GNU tar has times. It is taken for one if it is text.
@@ -108,6 +111,8 @@ impl RawEntry {
             },
             Dialect::Star => {
                 self.atime = Some(Timestamp::from_secs(header.number(field::STAR_ATIME)?));
+                // A field that was never read: an odd one is no reason to refuse the archive.
+                self.ctime = header.number(field::STAR_CTIME).ok().map(Timestamp::from_secs);
                 header.text(field::STAR_PREFIX)
             }
             Dialect::Ustar | Dialect::V7 => header.text(field::PREFIX),
@@ -181,16 +186,11 @@ impl RawEntry {
     }
 }
 
-/// The access time of a GNU header, where it has one.
-fn gnu_atime(header: Header<'_>) -> Result<Option<Timestamp>> {
-    let present = |at: Field| header.block()[at.at] != 0;
-    let atime = if present(field::GNU_ATIME) {
-        Some(Timestamp::from_secs(header.number(field::GNU_ATIME)?))
-    } else {
-        None
+/// The times of access and of change of a GNU header, where it has them.
+fn gnu_times(header: Header<'_>) -> Result<[Option<Timestamp>; 2]> {
+    let time = |at: Field| {
+        let present = header.block()[at.at] != 0;
+        present.then(|| header.number(at).map(Timestamp::from_secs)).transpose()
     };
-    if present(field::GNU_CTIME) {
-        header.number(field::GNU_CTIME)?;
-    }
-    Ok(atime)
+    Ok([time(field::GNU_ATIME)?, time(field::GNU_CTIME)?])
 }

@@ -149,14 +149,21 @@ pub(crate) fn skip(test: &str, reason: &str) {
 /// The Go peer, built once.
 pub(crate) fn go_peer() -> std::result::Result<Command, String> {
     static PEER: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
-    let built = PEER.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let out = dir.join(format!("go-tar-peer-{}", std::process::id()));
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/go/peer.go");
-        let mut build = Command::new("go");
-        build.args(["build", "-o"]).arg(&out).arg(source).env("GOFLAGS", "-mod=mod");
-        build.env("GOCACHE", dir.join("go-cache")).env("GO111MODULE", "off");
-        run(&mut build, b"").map(|_| out)
-    });
-    built.clone().map(Command::new)
+    PEER.get_or_init(|| go_build("peer")).clone().map(Command::new)
+}
+
+/// The Go peer for layers of Windows, built once.
+pub(crate) fn go_windows_peer() -> std::result::Result<Command, String> {
+    static PEER: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    PEER.get_or_init(|| go_build("windows_peer")).clone().map(Command::new)
+}
+
+fn go_build(name: &str) -> std::result::Result<PathBuf, String> {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let out = dir.join(format!("go-tar-{name}-{}", std::process::id()));
+    let source = format!("{}/tests/go/{name}.go", env!("CARGO_MANIFEST_DIR"));
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(&out).arg(source).env("GOFLAGS", "-mod=mod");
+    build.env("GOCACHE", dir.join("go-cache")).env("GO111MODULE", "off");
+    run(&mut build, b"").map(|_| out)
 }
