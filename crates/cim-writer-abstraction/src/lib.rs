@@ -20,23 +20,32 @@
 //! | [`identity`] | the volume that a container's layers are mounted as |
 //! | [`vhd`] | the footer that makes a container a disk |
 //! | [`security`] | [`SecurityDescriptor`]: checked, and from and to SDDL |
+//! | [`content`] | where the bytes of streams go: blobs, named by their SHA-256 |
+//! | [`journal`] | operations as lines of JSON, and back |
+//! | [`model`] | [`ImageTree`](model::ImageTree): what is in an image, and what merging makes of it |
+//! | [`record`] | [`Recorder`]: journal, content and tree of an import |
 //!
 //! It refuses to guess what is not public: block CIMs are written by Windows alone, and digests of verified CIMs come
 //! from Windows alone. It knows no tar and no store: layers come as the changes of `layer-model`.
 #![deny(unsafe_code)]
 
+mod base64;
 pub mod caps;
+pub mod content;
 pub mod ea;
 pub mod event;
 pub mod guid;
 pub mod hive;
 pub mod identity;
+pub mod journal;
 mod le;
 pub mod metadata;
+pub mod model;
 pub mod op;
 pub mod path;
 pub mod plan;
 pub mod profile;
+pub mod record;
 pub mod reparse;
 pub mod security;
 pub mod vhd;
@@ -48,4 +57,5 @@ pub use metadata::{Attributes, FileMeta, FileTime};
 pub use op::{CimKind, CimOp, CimSink};
 pub use path::{CimName, CimPath, StreamName};
 pub use profile::CimProfile;
+pub use record::Recorder;
 pub use security::SecurityDescriptor;

@@ -86,7 +86,7 @@ impl CimPath {
 
     /// What the path is looked up by.
     pub fn key(&self) -> PathKey {
-        PathKey(self.to_utf16().into_iter().map(upcase).collect())
+        PathKey(key_of(&self.0))
     }
 
     /// Whether Windows takes both for the same path.
@@ -135,6 +135,11 @@ impl CimPath {
         Self::new([&self.0, name].join(&b'\\'))
     }
 
+    /// This path with `name` below it, which is a component of another path already.
+    pub(crate) fn join_known(&self, name: &[u8]) -> CimPath {
+        if self.is_root() { Self(name.into()) } else { Self([&self.0, name].join(&b'\\').into()) }
+    }
+
     /// Whether this path is `other` or lies below it, for Windows.
     pub fn starts_with(&self, other: &CimPath) -> bool {
         self.key().starts_with(&other.key())
@@ -172,6 +177,12 @@ impl PathKey {
 
 impl Borrow<[u16]> for PathKey {
     fn borrow(&self) -> &[u16] {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for CimPath {
+    fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
@@ -259,7 +270,7 @@ impl StreamName {
 
     /// The upper-cased units, by which streams of a file are told apart.
     pub fn key(&self) -> PathKey {
-        PathKey(self.to_utf16().into_iter().map(upcase).collect())
+        PathKey(key_of(&self.0))
     }
 }
 
@@ -286,6 +297,14 @@ pub fn upcase(unit: u16) -> u16 {
         (Some(one), None) => u16::try_from(u32::from(one)).unwrap_or(unit),
         _ => unit,
     }
+}
+
+/// What a name is looked up by: its UTF-16 units, upper-cased.
+pub(crate) fn key_of(name: &[u8]) -> Box<[u16]> {
+    if name.is_ascii() {
+        return name.iter().map(|b| u16::from(b.to_ascii_uppercase())).collect();
+    }
+    utf16(name).into_iter().map(upcase).collect()
 }
 
 /// Checks the components of `path`, which `separates` says where to part.
