@@ -115,8 +115,8 @@ impl<W: Write> Lines<W> {
             CimOp::Close => line.extend_from_slice(b"{\"op\":\"close\""),
             CimOp::Discard => line.extend_from_slice(b"{\"op\":\"discard\""),
             CimOp::Seal { container } => text(b"{\"op\":\"seal\",\"container\":", container.as_bytes(), line),
-            CimOp::VhdFooter { size } => number(b"{\"op\":\"vhd_footer\",\"size\":", *size, line),
-            CimOp::Sidecar { name } => text(b"{\"op\":\"sidecar\",\"name\":", name.as_bytes(), line),
+            CimOp::VhdFooter { size, .. } => number(b"{\"op\":\"vhd_footer\",\"size\":", *size, line),
+            CimOp::Sidecar { name, .. } => text(b"{\"op\":\"sidecar\",\"name\":", name.as_bytes(), line),
         }
         self.end_line()
     }
