@@ -18,6 +18,7 @@
 //! | [`guid`] | [`Guid`], as text and in both byte orders |
 //! | [`ea`], [`reparse`] | extended attributes and links, as the API takes them |
 //! | [`identity`] | the volume that a container's layers are mounted as |
+//! | [`location`], [`mount`] | where CIMs are, and what containerd's mounts say about them |
 //! | [`vhd`] | the footer that makes a container a disk |
 //! | [`security`] | [`SecurityDescriptor`]: checked, and from and to SDDL |
 //! | [`content`] | where the bytes of streams go: blobs, named by their SHA-256 |
@@ -39,8 +40,10 @@ pub mod hive;
 pub mod identity;
 pub mod journal;
 mod le;
+pub mod location;
 pub mod metadata;
 pub mod model;
+pub mod mount;
 pub mod op;
 pub mod path;
 pub mod plan;

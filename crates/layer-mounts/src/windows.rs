@@ -4,6 +4,30 @@ use layer_model::{Error, ErrorKind, Result};
 
 use crate::Mount;
 
+/// The type of a mount of a layer directory.
+pub const LAYER: &str = "windows-layer";
+/// The type of a mount of a layer of a Linux utility VM.
+pub const LCOW: &str = "lcow-layer";
+/// The type of a mount of a forked CIM.
+pub const CIM: &str = "CimFS";
+/// The type of a mount of a block CIM.
+pub const BLOCK_CIM: &str = "BlockCIM";
+
+/// The option with the directories of the parents, nearest first.
+pub const PARENT_LAYERS: &str = "parentLayerPaths";
+/// The option with the CIMs of the parents, nearest first.
+pub const PARENT_CIMS: &str = "parentCimPaths";
+/// The option with the CIM that a layer is extracted to.
+pub const CIM_PATH: &str = "cimpath";
+/// The option that says whether block CIMs are in files or on devices.
+pub const BLOCK_CIM_TYPE: &str = "blockCIMType";
+/// The option with the CIM that all parents are merged in.
+pub const MERGED_CIM: &str = "mergedCIMPath";
+/// The option, without a value, that keeps integrity data.
+pub const LAYER_INTEGRITY: &str = "enable_layer_integrity";
+/// The option, without a value, that appends VHD footers.
+pub const VHD_FOOTER: &str = "append_vhd_footer";
+
 /// A mount of a Windows snapshotter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WindowsMount {
@@ -55,21 +79,21 @@ impl WindowsMount {
     /// [`ErrorKind::InvalidArgument`] for a list of parents that is no JSON list of texts.
     pub fn parse(mount: &Mount) -> Result<Option<Self>> {
         let text = |name| mount.value(name).map(str::to_owned);
-        let parents = || list(mount, "parentLayerPaths");
+        let parents = || list(mount, PARENT_LAYERS);
         let form = match mount.kind.as_str() {
-            "windows-layer" => WindowsForm::Layer { parents: parents()? },
-            "lcow-layer" => WindowsForm::Lcow { parents: parents()? },
-            "CimFS" => WindowsForm::Cim {
-                cim: text("cimpath"),
-                parent_cims: list(mount, "parentCimPaths")?,
+            LAYER => WindowsForm::Layer { parents: parents()? },
+            LCOW => WindowsForm::Lcow { parents: parents()? },
+            CIM => WindowsForm::Cim {
+                cim: text(CIM_PATH),
+                parent_cims: list(mount, PARENT_CIMS)?,
                 parents: parents()?,
             },
-            "BlockCIM" => WindowsForm::BlockCim {
-                block_type: text("blockCIMType"),
-                merged: text("mergedCIMPath"),
-                parent_cims: list(mount, "parentCimPaths")?,
-                integrity: mount.has("enable_layer_integrity"),
-                vhd_footer: mount.has("append_vhd_footer"),
+            BLOCK_CIM => WindowsForm::BlockCim {
+                block_type: text(BLOCK_CIM_TYPE),
+                merged: text(MERGED_CIM),
+                parent_cims: list(mount, PARENT_CIMS)?,
+                integrity: mount.has(LAYER_INTEGRITY),
+                vhd_footer: mount.has(VHD_FOOTER),
             },
             _ => return Ok(None),
         };
@@ -88,10 +112,57 @@ impl WindowsMount {
 }
 
 fn list(mount: &Mount, name: &str) -> Result<Vec<String>> {
-    let Some(json) = mount.value(name) else { return Ok(Vec::new()) };
+    mount.value(name).map_or(Ok(Vec::new()), |json| parse_paths(name, json))
+}
+
+/// Reads the value of the option `name`: a JSON list of texts.
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`] for anything else.
+pub fn parse_paths(name: &str, json: &str) -> Result<Vec<String>> {
     // containerd writes null for no parents.
     let paths: Option<Vec<String>> = serde_json::from_str(json).map_err(|error| {
         Error::new(ErrorKind::InvalidArgument, format!("{name} is no list of paths")).cause(error)
     })?;
     Ok(paths.unwrap_or_default())
+}
+
+/// Writes a list of paths as containerd does: JSON as Go has it, with more escapes than others.
+pub fn paths_to_json<P: AsRef<str>>(paths: impl IntoIterator<Item = P>) -> String {
+    let texts: Vec<String> = paths.into_iter().map(|path| go_json_text(path.as_ref())).collect();
+    format!("[{}]", texts.join(","))
+}
+
+/// A JSON text that is safe inside HTML, too: what Go's `encoding/json` writes.
+fn go_json_text(text: &str) -> String {
+    let mut json = String::from("\"");
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => json.extend(['\\', char]),
+            '\n' => json.push_str("\\n"),
+            '\r' => json.push_str("\\r"),
+            '\t' => json.push_str("\\t"),
+            '\u{8}' => json.push_str("\\b"),
+            '\u{c}' => json.push_str("\\f"),
+            '\0'..' ' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                json.push_str(&format!("\\u{:04x}", u32::from(char)));
+            }
+            _ => json.push(char),
+        }
+    }
+    json.push('"');
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_paths_are_escaped_as_go_does() {
+        let json = paths_to_json([r"C:\a&b", "<\"\u{1}\n\u{2028}é>"]);
+        assert_eq!(json, r#"["C:\\a\u0026b","\u003c\"\u0001\n\u2028é\u003e"]"#);
+        assert_eq!(parse_paths("x", &json).unwrap(), [r"C:\a&b", "<\"\u{1}\n\u{2028}é>"]);
+        assert_eq!(paths_to_json::<&str>([]), "[]");
+    }
 }
