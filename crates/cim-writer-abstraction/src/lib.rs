@@ -25,6 +25,7 @@
 //! | [`journal`] | operations as lines of JSON, and back |
 //! | [`model`] | [`ImageTree`](model::ImageTree): what is in an image, and what merging makes of it |
 //! | [`record`] | [`Recorder`]: journal, content and tree of an import |
+//! | `stdcim` | standard CIMs on disk (feature `ondisk`) |
 //!
 //! It refuses to guess what is not public: block CIMs are written by Windows alone, and digests of verified CIMs come
 //! from Windows alone. It knows no tar and no store: layers come as the changes of `layer-model`.
@@ -51,6 +52,8 @@ pub mod profile;
 pub mod record;
 pub mod reparse;
 pub mod security;
+#[cfg(feature = "ondisk")]
+pub mod stdcim;
 pub mod vhd;
 
 pub use caps::Capabilities;
