@@ -40,7 +40,7 @@ impl Pack {
         let sets: Vec<raw::RegionSet> = parents.iter().copied().chain([header.regions]).collect();
         let mut regions: Vec<Vec<u8>> = sets
             .iter()
-            .flat_map(|set| (0..set.count.get()).map(|index| format!("region_{}_{index}", set.id)))
+            .flat_map(|set| (0..set.count.get()).map(|index| set.region_name(index)))
             .map(|region| files[&region].to_vec())
             .collect();
         let mut at = header.file_system;

@@ -30,7 +30,7 @@ fn path(text: &str) -> CimPath {
 #[test]
 fn the_vector_has_the_published_sizes_and_digest() {
     let files = vector::files();
-    let sizes: Vec<usize> = files.values().map(|bytes| bytes[..].iter().count()).collect();
+    let sizes: Vec<usize> = files.values().map(|bytes| bytes[..].len()).collect();
     assert_eq!(sizes, [72, 131_672, 40, 49]);
     let digest = Sha256::digest(&files[&format!("region_{GUID}_0")]);
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -41,7 +41,7 @@ fn the_vector_has_the_published_sizes_and_digest() {
 fn the_vector_lists_as_published() {
     let image = open(&vector::files()).unwrap();
     assert_eq!(image.version(), Version { major: 2, minor: 0 });
-    assert_eq!(image.own_set().id.to_string(), GUID);
+    assert_eq!(image.own_set().guid().to_string(), GUID);
     assert!(image.parent_sets().is_empty());
 
     let mut listing = Vec::new();

@@ -1,5 +1,8 @@
 //! Writes a corpus for every target, a file for each path through the code: `cargo run --bin seeds`.
 
+#[path = "../../../crates/cim-writer-abstraction/tests/support/vector.rs"]
+mod vector;
+
 use std::{error::Error, fs, io::Write, path::Path};
 
 use layer_model::{Silent, road, testing::MemoryLayer};
@@ -7,6 +10,7 @@ use layer_tar::{
     BlobWriter, BlobWriterOptions, TarSink, WriteOptions,
     compress::{Codec, Gzip, Plain, Zstd},
 };
+use layerkit_fuzz::Pack;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -22,7 +26,16 @@ fn main() -> Result<(), Box<dyn Error>> {
             put(&corpus.join("blob_open"), &format!("{name}.{codec_name}"), &writer.finish()?.0)?;
         }
     }
+    for (name, files, image) in cims()? {
+        put(&corpus.join("stdcim"), name, &Pack::pack(&files, image))?;
+    }
     Ok(())
+}
+
+/// Standard CIMs: their files, and the name of the image.
+#[allow(clippy::type_complexity)]
+fn cims() -> Result<Vec<(&'static str, vector::Files, &'static str)>, Box<dyn Error>> {
+    Ok(vec![("vector", vector::files(), vector::NAME)])
 }
 
 fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {

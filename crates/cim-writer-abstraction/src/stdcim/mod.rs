@@ -23,6 +23,10 @@
 mod files;
 pub mod raw;
 mod read;
+mod usage;
+mod write;
 
 pub use files::{ImageDir, ImageFiles};
 pub use read::{DirEntry, Entries, File, FileId, Image, Stream, StreamEntry, Version, Walk, WalkEntry};
+pub use usage::{OwnFile, OwnFiles, destroy};
+pub use write::{Major, StdCimSink, UpcaseTable, WriteOptions};

@@ -13,6 +13,8 @@ use zerocopy::{
     little_endian::{I64, U16, U32, U64},
 };
 
+use crate::Guid;
+
 /// Asserts a size and the offsets of fields when the crate is compiled.
 macro_rules! layout {
     ($type:ty, size $size:literal $(, $field:ident at $offset:literal)* $(,)?) => {
@@ -93,43 +95,6 @@ impl fmt::Debug for RegionOffset {
     }
 }
 
-/// A GUID as Windows stores it: the first three fields little endian, the rest byte by byte. Displays as in the names
-/// of region files: lower case, hyphens, no braces.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    Default,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-    Unaligned,
-)]
-#[repr(transparent)]
-pub struct Guid(pub [u8; 16]);
-
-impl fmt::Display for Guid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const ORDER: [usize; 16] = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
-        for (at, byte) in ORDER.iter().enumerate() {
-            let hyphen = if matches!(at, 4 | 6 | 8 | 10) { "-" } else { "" };
-            write!(f, "{hyphen}{:02x}", self.0[*byte])?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Guid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 /// The header that all files of an image have.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -158,8 +123,8 @@ layout!(CommonHeader, size 32, header_length at 8, file_type at 12, major at 16,
 )]
 #[repr(C)]
 pub struct RegionSet {
-    /// What the files are named by.
-    pub id: Guid,
+    /// What the files are named by: a GUID as Windows keeps it in memory, see [`RegionSet::guid`].
+    pub id: [u8; 16],
     /// How many files there are.
     pub count: U16,
     /// Reserved.
@@ -169,6 +134,28 @@ pub struct RegionSet {
 }
 
 layout!(RegionSet, size 24, count at 16);
+
+impl RegionSet {
+    /// `count` region files named by `id`.
+    pub const fn new(id: Guid, count: u16) -> Self {
+        Self { id: id.to_mixed(), count: U16::new(count), reserved: U16::ZERO, reserved2: U32::ZERO }
+    }
+
+    /// What the files are named by.
+    pub const fn guid(&self) -> Guid {
+        Guid::from_mixed(self.id)
+    }
+
+    /// The name of region file `index`, counted in this set.
+    pub fn region_name(&self, index: u16) -> String {
+        format!("region_{}_{index}", self.guid())
+    }
+
+    /// The name of the object id file that belongs to it.
+    pub fn object_id_name(&self, index: u16) -> String {
+        format!("objectid_{}_{index}", self.guid())
+    }
+}
 
 /// The header of the file-system file. `parent_count` region sets follow it: those of the parents, which are numbered
 /// before the image's own.
@@ -439,9 +426,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guids_are_named_as_windows_names_them() {
-        let guid = Guid([4, 3, 2, 1, 6, 5, 8, 7, 9, 10, 11, 12, 13, 14, 15, 16]);
-        assert_eq!(guid.to_string(), "01020304-0506-0708-090a-0b0c0d0e0f10");
+    fn files_are_named_by_guid_and_index() {
+        let set =
+            RegionSet { id: [4, 3, 2, 1, 6, 5, 8, 7, 9, 10, 11, 12, 13, 14, 15, 16], ..RegionSet::default() };
+        assert_eq!(set.region_name(0), "region_01020304-0506-0708-090a-0b0c0d0e0f10_0");
+        assert_eq!(set.object_id_name(12), "objectid_01020304-0506-0708-090a-0b0c0d0e0f10_12");
+        assert_eq!(RegionSet::new(set.guid(), 0), set);
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The files of an image by name.
-pub type Files = BTreeMap<String, Arc<[u8]>>;
+pub(crate) type Files = BTreeMap<String, Arc<[u8]>>;
 
 /// The name of the image.
-pub const NAME: &str = "a.cim";
+pub(crate) const NAME: &str = "a.cim";
 /// What its regions are named by.
-pub const GUID: &str = "01020304-0506-0708-090a-0b0c0d0e0f10";
+pub(crate) const GUID: &str = "01020304-0506-0708-090a-0b0c0d0e0f10";
 /// When `d` was made, as a `FILETIME`.
-pub const TIME: i64 = 133_444_736_000_000_000;
+pub(crate) const TIME: i64 = 133_444_736_000_000_000;
 
 /// `a.cim`.
 const IMAGE: &str = "\
@@ -45,13 +45,13 @@ const SMALL_DATA: &str = "\
     63696d66696c6530280000000100000002000000000000000000000000000000020002000000000068656c6c6f2063696d";
 
 /// An upcase table that knows the letters of ASCII.
-pub fn ascii_upcase() -> Vec<u8> {
+pub(crate) fn ascii_upcase() -> Vec<u8> {
     let upper = |unit: u16| if (0x61..=0x7a).contains(&unit) { unit - 0x20 } else { unit };
     (0..=u16::MAX).flat_map(|unit| upper(unit).to_le_bytes()).collect()
 }
 
 /// All files of the image.
-pub fn files() -> Files {
+pub(crate) fn files() -> Files {
     let metadata = [unhex(METADATA_HEAD), ascii_upcase(), unhex(METADATA_TAIL)].concat();
     let region = |index| format!("region_{GUID}_{index}");
     [

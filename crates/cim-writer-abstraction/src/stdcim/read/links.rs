@@ -152,7 +152,7 @@ impl<T: Target> LinkTable<T> {
     /// Names that are looked at are checked to stand in order: a search through an unsorted table finds what is there
     /// or says so.
     pub(super) fn find(&self, name: &[u16], upcase: &Upcase) -> Result<Option<T>> {
-        Ok(self.position(name, upcase)?.map(|at| self.value(at)).transpose()?)
+        self.position(name, upcase)?.map(|at| self.value(at)).transpose()
     }
 
     /// Where the link of this name is.

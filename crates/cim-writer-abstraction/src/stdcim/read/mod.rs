@@ -8,17 +8,18 @@ mod walk;
 
 use std::{fmt, path::Path, sync::Arc};
 
-use layer_model::{Error, ErrorKind, IoContext, Result};
+use layer_model::{Error, ErrorKind, IoContext, ReadAt, Result};
 use zerocopy::{FromZeros, IntoBytes};
 
+pub(super) use self::{
+    file::FLAGS,
+    links::Upcase,
+    walk::{ROOT_AT, Visits},
+};
 pub use self::{
     file::{DirEntry, Entries, File, StreamEntry},
     stream::Stream,
     walk::{Walk, WalkEntry},
-};
-pub(super) use self::{
-    links::Upcase,
-    walk::{Visits, path_of},
 };
 use self::{regions::Regions, regions::check_header, regions::read_header};
 use super::{
@@ -71,7 +72,7 @@ impl Image {
     /// # Errors
     /// As [`Image::open`].
     pub fn open_in(files: &dyn ImageFiles, name: &str) -> Result<Self> {
-        let (header, sets) = read_image_header(files, name)?;
+        let (header, sets) = read_region_sets(files, name)?;
         let regions = Regions::open(files, &sets)?;
         let file_system: raw::FileSystem = regions.read(header.file_system, "the file-system object")?;
         let size = size_of::<u16>() * raw::UPCASE_LENGTH;
@@ -181,13 +182,23 @@ impl fmt::Debug for Image {
     }
 }
 
-/// The header of a file-system file, and all its region sets, the image's own last.
-pub(super) fn read_image_header(files: &dyn ImageFiles, name: &str) -> Result<(ImageHeader, Vec<RegionSet>)> {
+/// The header of a file-system file.
+pub(super) fn read_image_header(files: &dyn ImageFiles, name: &str) -> Result<ImageHeader> {
+    open_image_file(files, name).map(|(_, _, header)| header)
+}
+
+fn open_image_file(files: &dyn ImageFiles, name: &str) -> Result<(Box<dyn ReadAt>, u64, ImageHeader)> {
     let file = files.open(name).map_err(|error| Error::io("open image", error).entry(name))?;
     let size = file.len().during("size of image").map_err(|error| error.entry(name))?;
     let mut header = ImageHeader::new_zeroed();
     read_header(&*file, size, name, &mut header)?;
     check_header(&header.common, raw::FILE_TYPE_IMAGE, name)?;
+    Ok((file, size, header))
+}
+
+/// The header of a file-system file, and all its region sets, the image's own last.
+fn read_region_sets(files: &dyn ImageFiles, name: &str) -> Result<(ImageHeader, Vec<RegionSet>)> {
+    let (file, size, header) = open_image_file(files, name)?;
     let corrupt = |what: String, at| Error::new(ErrorKind::CorruptImage, what).entry(name).offset(at);
     let parents = usize::from(header.parent_count.get());
     let begin = size_of::<ImageHeader>() as u64;
@@ -195,9 +206,8 @@ pub(super) fn read_image_header(files: &dyn ImageFiles, name: &str) -> Result<(I
         return Err(corrupt(format!("the file ends in the list of its {parents} parents"), size));
     }
     let mut sets = vec![RegionSet::default(); parents];
-    file.read_exact_at(sets.as_mut_bytes(), begin)
-        .during("read list of parents")
-        .map_err(|error| error.entry(name))?;
+    let read = file.read_exact_at(sets.as_mut_bytes(), begin).during("read list of parents");
+    read.map_err(|error| error.entry(name))?;
     sets.push(header.regions);
     let regions: u64 = sets.iter().map(|set| u64::from(set.count.get())).sum();
     if regions == 0 || regions > u64::from(raw::REGIONS_MAX) {

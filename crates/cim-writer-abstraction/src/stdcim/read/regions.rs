@@ -50,7 +50,7 @@ impl Regions {
                 None => {
                     let mut opened = Vec::new();
                     for index in 0..set.count.get() {
-                        let region = Region::open(files, &region_name(set, index))?;
+                        let region = Region::open(files, &set.region_name(index))?;
                         all.bytes = all.bytes.saturating_add(region.size);
                         opened.push(Arc::new(region));
                     }
@@ -170,11 +170,6 @@ impl Object {
     pub(super) fn corrupt(&self, at: u64, what: impl Into<String>) -> Error {
         Error::new(ErrorKind::CorruptImage, what).entry(&*self.region.name).offset(self.at.saturating_add(at))
     }
-}
-
-/// The name of a region file.
-pub(crate) fn region_name(set: &RegionSet, index: u16) -> String {
-    format!("region_{}_{index}", set.id)
 }
 
 /// Reads the header that a file begins with, as far as the file goes, and checks the magic number first: that is what

@@ -108,7 +108,7 @@ impl Walk {
 }
 
 /// The path of `name` in `dir`. Each name has been checked, so this is about the length of the whole.
-pub(in crate::stdcim) fn path_of(dir: &CimPath, name: &[u8]) -> Result<CimPath> {
+fn path_of(dir: &CimPath, name: &[u8]) -> Result<CimPath> {
     dir.join(name).map_err(|error| Error::new(ErrorKind::CorruptImage, error.message()).entry(name))
 }
 
