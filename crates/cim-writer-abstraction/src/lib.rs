@@ -13,6 +13,8 @@
 //! | [`metadata`] | [`FileMeta`]: attributes, times, security descriptor, extended attributes, reparse data |
 //! | [`op`] | [`CimOp`] and [`CimSink`]: the operation model, one value an operation |
 //! | [`hive`] | the registry hives of a layer, and who merges them |
+//! | [`typed`] | layers and their parents as typed handles, and how they are written and merged |
+//! | [`descriptor`] | what is written down about a layer |
 //! | [`plan`] | [`Planner`](plan::Planner): from what a layer says to operations |
 //! | [`event`] | [`LayerEvent`]: what a layer says about one path |
 //! | [`guid`] | [`Guid`], as text and in both byte orders |
@@ -34,6 +36,7 @@
 mod base64;
 pub mod caps;
 pub mod content;
+pub mod descriptor;
 pub mod ea;
 pub mod event;
 pub mod guid;
@@ -54,6 +57,7 @@ pub mod reparse;
 pub mod security;
 #[cfg(feature = "ondisk")]
 pub mod stdcim;
+pub mod typed;
 pub mod vhd;
 
 pub use caps::Capabilities;

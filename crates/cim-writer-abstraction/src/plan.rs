@@ -232,7 +232,7 @@ impl<'a, K: CimSink> Planner<'a, K> {
             return Err(Error::new(ErrorKind::InvalidArgument, "a directory has no content"));
         }
         let std_file = self.std_files.find(path, &key).filter(|_| !meta.is_dir()).cloned();
-        self.check_add(path, &key, meta.is_dir(), std_file.is_some())?;
+        self.check_add(path, &key, meta.holds_entries(), std_file.is_some())?;
         self.add_parents(path)?;
         self.planned.entries += 1;
         self.planned.bytes += size;
@@ -240,7 +240,7 @@ impl<'a, K: CimSink> Planner<'a, K> {
             Some(file) => self.begin_std_file(path, key, meta, size, &file),
             None => {
                 self.sink.op(&CimOp::CreateFile { path, meta, size })?;
-                let what = if meta.is_dir() { What::Dir } else { What::File };
+                let what = if meta.holds_entries() { What::Dir } else { What::File };
                 self.saw(path, key, what);
                 self.open = Some(Open { size, left: size, to: Destination::Image });
                 Ok(())
@@ -386,7 +386,7 @@ impl<'a, K: CimSink> Planner<'a, K> {
     /// Deletes from a fork. Windows does nothing, and says nothing, unless the directory itself is in the fork.
     fn delete(&mut self, path: &CimPath) -> Result<()> {
         let Role::Child(parents) = &self.role else { return Ok(()) };
-        if let Some(view) = parents.view
+        if let Some(view) = &parents.view
             && view.find(path)?.is_none()
         {
             return Ok(());
@@ -493,7 +493,7 @@ impl<'a, K: CimSink> Planner<'a, K> {
     /// The metadata of a directory of the parents.
     fn inherited(&self, dir: &CimPath) -> Result<Option<FileMeta>> {
         let Role::Child(Parents { view: Some(view), .. }) = &self.role else { return Ok(None) };
-        Ok(view.find(dir)?.filter(FileMeta::is_dir))
+        Ok(view.find(dir)?.filter(FileMeta::holds_entries))
     }
 
     fn create_dir(&mut self, path: &CimPath, meta: &FileMeta) -> Result<()> {
@@ -519,6 +519,11 @@ impl<'a, K: CimSink> Planner<'a, K> {
 
     fn warn(&self, kind: WarningKind, path: &CimPath) {
         self.monitor.warn(&Warning::new(kind, path.to_layer().as_path()));
+    }
+
+    /// Makes the plan fail, as whoever writes it left a stream unfinished.
+    pub(crate) fn fail(&mut self) {
+        self.failed = true;
     }
 
     /// Runs `step`; after an error nothing else is taken.

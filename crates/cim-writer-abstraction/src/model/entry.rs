@@ -146,17 +146,13 @@ impl Dir {
         self.implied
     }
 
+    /// The names in it as they are spelled, in the order of their upper-cased units.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.children.values().map(|child| &*child.name)
+    }
+
     pub(crate) fn new(meta: FileMeta, generation: u32) -> Self {
         let (streams, children) = Default::default();
         Self { meta, streams, generation, source: 0, implied: false, children }
     }
-}
-
-/// Whether an entry of this metadata has things below it: it is a directory, and does not stand for something else.
-/// A junction is marked as a directory, and so is a symbolic link to one; both are leaves.
-pub(crate) fn holds_entries(meta: &FileMeta) -> bool {
-    /// Set in tags of reparse points that stand for another file: `IsReparseTagNameSurrogate`.
-    const NAME_SURROGATE: u32 = 0x2000_0000;
-    let tag = meta.reparse.first_chunk().map_or(0, |tag| u32::from_le_bytes(*tag));
-    meta.is_dir() && tag & NAME_SURROGATE == 0
 }

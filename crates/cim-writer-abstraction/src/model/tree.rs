@@ -6,7 +6,7 @@ use layer_model::{Error, ErrorKind, Result};
 
 use super::{
     arena::Arena,
-    entry::{Child, Dir, EntryRef, File, FileId, Node, Stream, holds_entries},
+    entry::{Child, Dir, EntryRef, File, FileId, Node, Stream},
 };
 use crate::{
     Attributes, CimName, CimPath, FileMeta, StreamName,
@@ -231,7 +231,7 @@ impl ImageTree {
     pub fn create_file(&mut self, path: &CimPath, meta: &FileMeta, size: u64) -> Result<StreamSlot> {
         let meta = normal(meta);
         if path.is_root() {
-            if !holds_entries(&meta) {
+            if !meta.holds_entries() {
                 return Err(Error::new(ErrorKind::InvalidArgument, "the root can only be a directory"));
             }
             self.describe(ROOT, meta);
@@ -243,7 +243,7 @@ impl ImageTree {
         if there == Some(Node::Tombstone) {
             return Err(conflict("an entry where the image has a tombstone", path));
         }
-        if holds_entries(&meta) {
+        if meta.holds_entries() {
             let id = match there {
                 Some(Node::Dir(id)) => {
                     self.describe(id, meta);

@@ -74,7 +74,7 @@ impl<K: CimSink> Planner<'_, K> {
             Some(What::StdFile(_) | What::Link(_)) => Ok(false),
             None => match &self.role {
                 Role::Child(Parents { view: Some(view), .. }) => match view.find(target)? {
-                    Some(meta) if meta.is_dir() => Err(directory(target)),
+                    Some(meta) if meta.holds_entries() => Err(directory(target)),
                     found => Ok(found.is_some()),
                 },
                 _ => Ok(false),

@@ -1,10 +1,14 @@
 //! What a plan asks its parents.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use layer_model::Result;
 
-use crate::{CimPath, FileMeta, hive::Hive};
+use crate::{
+    CimPath, FileMeta,
+    hive::Hive,
+    model::{EntryRef, View},
+};
 
 /// The parents of a layer, merged.
 pub trait ParentView {
@@ -21,11 +25,24 @@ pub trait ParentView {
     fn children(&self, path: &CimPath) -> Result<Vec<CimPath>>;
 }
 
+impl ParentView for View {
+    fn find(&self, path: &CimPath) -> Result<Option<FileMeta>> {
+        Ok(self.lookup(path).and_then(EntryRef::meta).cloned())
+    }
+
+    fn children(&self, path: &CimPath) -> Result<Vec<CimPath>> {
+        match self.lookup(path) {
+            Some(EntryRef::Dir(dir)) => dir.names().map(|name| path.join(name)).collect(),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
 /// The parents of a layer.
 #[derive(Clone, Default)]
 pub struct Parents<'a> {
     /// What they have, where that can be looked into.
-    pub view: Option<&'a dyn ParentView>,
+    pub view: Option<Arc<dyn ParentView + 'a>>,
     /// Where their hives are, nearest first.
     pub hives: Vec<HiveSource>,
 }

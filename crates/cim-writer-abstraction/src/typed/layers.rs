@@ -1,0 +1,166 @@
+//! Handles of complete layers.
+
+use std::{fmt, sync::Arc};
+
+use layer_model::Result;
+
+use super::{BlockStorage, Container, Device, ImageDir, Integrity, RootDigest, SingleFile, Verified};
+use crate::{
+    CimName,
+    model::ImageTree,
+    plan::{HiveSource, LayerDir},
+};
+
+/// What both kinds of layers have beside their image.
+#[derive(Clone, Debug)]
+pub(super) struct Beside {
+    /// Files kept outside of the image.
+    pub(super) files: LayerDir,
+    /// Hives that are still to be merged.
+    pub(super) recorded: Vec<String>,
+    /// What is in the image, where that is known.
+    pub(super) tree: Option<Arc<ImageTree>>,
+}
+
+impl Beside {
+    pub(super) fn new(files: LayerDir) -> Self {
+        Self { files, recorded: Vec::new(), tree: None }
+    }
+
+    pub(super) fn hives(&self) -> HiveSource {
+        HiveSource { dir: self.files.path().into(), recorded: self.recorded.clone() }
+    }
+}
+
+macro_rules! beside {
+    () => {
+        /// The same layer, of which some hives are still to be merged.
+        #[must_use]
+        pub fn with_recorded_hives(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+            self.beside.recorded = names.into_iter().map(Into::into).collect();
+            self
+        }
+
+        /// The same layer, of which it is known what is in its image.
+        #[must_use]
+        pub fn with_tree(mut self, tree: Arc<ImageTree>) -> Self {
+            self.beside.tree = Some(tree);
+            self
+        }
+
+        /// What is in the image, where that is known.
+        pub fn tree(&self) -> Option<&Arc<ImageTree>> {
+            self.beside.tree.as_ref()
+        }
+
+        /// The directory of the files that are kept outside of the image.
+        pub fn files(&self) -> &LayerDir {
+            &self.beside.files
+        }
+
+        /// The hives that are still to be merged, by their names below `Hives`.
+        pub fn recorded_hives(&self) -> &[String] {
+            &self.beside.recorded
+        }
+
+        /// The name of the image.
+        pub fn name(&self) -> &CimName {
+            &self.name
+        }
+    };
+}
+
+/// A layer in a standard CIM. Its image shows the layer and all below it.
+#[derive(Clone, Debug)]
+pub struct ForkedCim {
+    pub(super) dir: ImageDir,
+    pub(super) name: CimName,
+    pub(super) depth: u32,
+    pub(super) beside: Beside,
+}
+
+impl ForkedCim {
+    /// The image `name` in `dir`, with the layer directory `files` and `depth` layers below it.
+    ///
+    /// Nothing is looked at: who has the handle says that the image is there.
+    pub fn new(dir: ImageDir, name: CimName, files: LayerDir, depth: u32) -> Self {
+        Self { dir, name, depth, beside: Beside::new(files) }
+    }
+
+    beside!();
+
+    /// The directory of the image, and of those that it was forked from.
+    pub fn dir(&self) -> &ImageDir {
+        &self.dir
+    }
+
+    /// How many layers are below it.
+    pub fn depth(&self) -> u32 {
+        self.depth
+    }
+}
+
+/// A layer in a block CIM. Its image has that layer alone.
+pub struct BlockCim<S, I: Integrity> {
+    pub(super) container: Container<S>,
+    pub(super) name: CimName,
+    pub(super) evidence: I::Evidence,
+    pub(super) beside: Beside,
+}
+
+impl<S, I: Integrity> Clone for BlockCim<S, I> {
+    fn clone(&self) -> Self {
+        let Self { container, name, evidence, beside } = self;
+        let (container, name) = (container.clone(), name.clone());
+        Self { container, name, evidence: evidence.clone(), beside: beside.clone() }
+    }
+}
+
+impl<S, I: Integrity> fmt::Debug for BlockCim<S, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockCim")
+            .field("container", &self.container)
+            .field("name", &self.name)
+            .field("evidence", &self.evidence)
+            .field("beside", &self.beside)
+            .finish()
+    }
+}
+
+impl<S: BlockStorage, I: Integrity> BlockCim<S, I> {
+    /// The image `name` in `container`, with the layer directory `files`.
+    ///
+    /// Nothing is looked at: who has the handle says that the image is there.
+    pub fn new(container: Container<S>, name: CimName, files: LayerDir, evidence: I::Evidence) -> Self {
+        Self { container, name, evidence, beside: Beside::new(files) }
+    }
+
+    beside!();
+
+    /// What holds the image.
+    pub fn container(&self) -> &Container<S> {
+        &self.container
+    }
+}
+
+impl<S: BlockStorage> BlockCim<S, Verified> {
+    /// The root digest. [`None`] for an image that was only recorded: Windows alone makes them.
+    pub fn root_digest(&self) -> Option<RootDigest> {
+        self.evidence
+    }
+}
+
+impl<I: Integrity> BlockCim<SingleFile, I> {
+    /// The same image, seen from a virtual machine that its container was attached to as the disk `path`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] when the path is empty.
+    pub fn attached_at(&self, path: impl Into<Box<str>>) -> Result<BlockCim<Device, I>> {
+        Ok(BlockCim {
+            container: Container::new(path)?,
+            name: self.name.clone(),
+            evidence: self.evidence.clone(),
+            beside: self.beside.clone(),
+        })
+    }
+}
