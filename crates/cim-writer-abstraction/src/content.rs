@@ -6,8 +6,13 @@
 //!
 //! | type | keeps bytes |
 //! |---|---|
+//! | [`pack::PackWriter`], [`pack::ContentPack`] | in one file of a directory |
 //! | [`MemoryBlobs`] | in memory, for small images and tests |
 //! | [`HashOnly`] | nowhere: only the names are wanted |
+
+pub mod pack;
+
+pub use pack::{ContentPack, PackWriter};
 
 use std::{
     collections::HashMap,
