@@ -21,6 +21,7 @@
 //! | [`ea`], [`reparse`] | extended attributes and links, as the API takes them |
 //! | [`identity`] | the volume that a container's layers are mounted as |
 //! | [`location`], [`mount`] | where CIMs are, and what containerd's mounts say about them |
+//! | [`backup`] | files with everything about them as one stream |
 //! | [`vhd`] | the footer that makes a container a disk |
 //! | [`security`] | [`SecurityDescriptor`]: checked, and from and to SDDL |
 //! | [`content`] | where the bytes of streams go: blobs, named by their SHA-256 |
@@ -33,6 +34,7 @@
 //! from Windows alone. It knows no tar and no store: layers come as the changes of `layer-model`.
 #![deny(unsafe_code)]
 
+pub mod backup;
 mod base64;
 pub mod caps;
 pub mod content;
