@@ -22,6 +22,10 @@
 //! | [`identity`] | the volume that a container's layers are mounted as |
 //! | [`location`], [`mount`] | where CIMs are, and what containerd's mounts say about them |
 //! | [`backup`] | files with everything about them as one stream |
+//! | `emu` | with the feature `emulator`: the functions of CimFS, which keep images in memory |
+//! | [`table`] | the Win32 interface: a table of functions, and a sink over it |
+//! | `testing` | with the feature `testing`: the suite that every sink should pass |
+//! | [`validate`] | [`Validate`]: operations checked before any sink gets them |
 //! | [`vhd`] | the footer that makes a container a disk |
 //! | [`security`] | [`SecurityDescriptor`]: checked, and from and to SDDL |
 //! | [`content`] | where the bytes of streams go: blobs, named by their SHA-256 |
@@ -40,6 +44,8 @@ pub mod caps;
 pub mod content;
 pub mod descriptor;
 pub mod ea;
+#[cfg(feature = "emulator")]
+pub mod emu;
 pub mod event;
 pub mod guid;
 pub mod hive;
@@ -59,7 +65,11 @@ pub mod reparse;
 pub mod security;
 #[cfg(feature = "ondisk")]
 pub mod stdcim;
+pub mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod typed;
+pub mod validate;
 pub mod vhd;
 
 pub use caps::Capabilities;
@@ -71,3 +81,4 @@ pub use path::{CimName, CimPath, StreamName};
 pub use profile::CimProfile;
 pub use record::Recorder;
 pub use security::SecurityDescriptor;
+pub use validate::Validate;
