@@ -36,7 +36,8 @@ impl Pack {
         let mut image = files[name].to_vec();
         let (header, rest) = raw::ImageHeader::mut_from_prefix(&mut image).expect("an image has a header");
         let count = usize::from(header.parent_count.get());
-        let parents = <[raw::RegionSet]>::ref_from_prefix_with_elems(rest, count).expect("it has its parents").0;
+        let parents =
+            <[raw::RegionSet]>::ref_from_prefix_with_elems(rest, count).expect("it has its parents").0;
         let sets: Vec<raw::RegionSet> = parents.iter().copied().chain([header.regions]).collect();
         let mut regions: Vec<Vec<u8>> = sets
             .iter()
@@ -44,9 +45,10 @@ impl Pack {
             .map(|region| files[&region].to_vec())
             .collect();
         let mut at = header.file_system;
-        let system = raw::FileSystem::read_from_prefix(&regions[usize::from(at.region())][at.byte() as usize..])
-            .expect("an image has its file system")
-            .0;
+        let system =
+            raw::FileSystem::read_from_prefix(&regions[usize::from(at.region())][at.byte() as usize..])
+                .expect("an image has its file system")
+                .0;
         let (table, size) = (system.upcase.byte() as usize, 2 * raw::UPCASE_LENGTH);
         assert_eq!(system.upcase.region(), 0);
         regions[0].drain(table..table + size);

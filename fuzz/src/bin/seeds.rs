@@ -2,6 +2,8 @@
 
 #[path = "../../../crates/cim-writer-abstraction/tests/support/vector.rs"]
 mod vector;
+#[path = "../../../crates/cim-writer-abstraction/tests/support/written.rs"]
+mod written;
 
 use std::{error::Error, fs, io::Write, path::Path};
 
@@ -18,24 +20,31 @@ fn main() -> Result<(), Box<dyn Error>> {
         for target in ["tar_read", "tar_round_trip"] {
             put(&corpus.join(target), name, &tar)?;
         }
-        let codecs: [(&str, Box<dyn Codec>); 3] =
-            [("plain", Box::new(Plain)), ("gzip", Box::new(Gzip::new(1))), ("zstd", Box::new(Zstd::default()))];
+        let codecs: [(&str, Box<dyn Codec>); 3] = [
+            ("plain", Box::new(Plain)),
+            ("gzip", Box::new(Gzip::new(1))),
+            ("zstd", Box::new(Zstd::default())),
+        ];
         for (codec_name, codec) in codecs {
             let mut writer = BlobWriter::new(Vec::new(), codec, BlobWriterOptions::default().jobs(1))?;
             writer.write_all(&tar)?;
             put(&corpus.join("blob_open"), &format!("{name}.{codec_name}"), &writer.finish()?.0)?;
         }
     }
-    for (name, files, image) in cims()? {
+    for (name, files, image) in cims() {
         put(&corpus.join("stdcim"), name, &Pack::pack(&files, image))?;
     }
     Ok(())
 }
 
 /// Standard CIMs: their files, and the name of the image.
-#[allow(clippy::type_complexity)]
-fn cims() -> Result<Vec<(&'static str, vector::Files, &'static str)>, Box<dyn Error>> {
-    Ok(vec![("vector", vector::files(), vector::NAME)])
+fn cims() -> [(&'static str, vector::Files, &'static str); 3] {
+    let written = written::files();
+    [
+        ("vector", vector::files(), vector::NAME),
+        ("fork", written.clone(), vector::NAME),
+        ("base", written, "base"),
+    ]
 }
 
 fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
@@ -45,7 +54,8 @@ fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
 }
 
 fn tars() -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn Error>> {
-    let plain = MemoryLayer::new().dir("d", 0o755).file("d/f", "content").symlink("l", "d/f").link("h", "d/f");
+    let plain =
+        MemoryLayer::new().dir("d", 0o755).file("d/f", "content").symlink("l", "d/f").link("h", "d/f");
     let markers = MemoryLayer::new().opaque("d").whiteout("gone").whiteout("d/gone");
     let nodes = MemoryLayer::new().char_device("c", 1, 3).fifo("p");
     let long = MemoryLayer::new()

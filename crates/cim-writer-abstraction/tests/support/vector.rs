@@ -1,4 +1,5 @@
 //! A small image, byte for byte, which the reader that hcsshim once had takes.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{collections::BTreeMap, sync::Arc};
 

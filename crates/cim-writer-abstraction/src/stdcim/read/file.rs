@@ -165,7 +165,8 @@ impl File {
         let table = LinkTable::<U32>::open(&object)?;
         match table.find(&utf16(name), &image.upcase)? {
             Some(id) => self.image.file(FileId(id.get())).map(Some),
-            None => Ok(None),
+            // In a list out of order, a search misses what is there: nothing is there only where the list is sound.
+            None => self.entries().map(|_| None),
         }
     }
 

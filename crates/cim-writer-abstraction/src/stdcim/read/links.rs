@@ -149,8 +149,7 @@ impl<T: Target> LinkTable<T> {
 
     /// The link of this name.
     ///
-    /// Names that are looked at are checked to stand in order: a search through an unsorted table finds what is there
-    /// or says so.
+    /// Names that are looked at are checked to stand in order.
     pub(super) fn find(&self, name: &[u16], upcase: &Upcase) -> Result<Option<T>> {
         self.position(name, upcase)?.map(|at| self.value(at)).transpose()
     }
