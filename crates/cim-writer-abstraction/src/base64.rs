@@ -39,7 +39,6 @@ pub(crate) fn encode_into(bytes: &[u8], out: &mut Vec<u8>) {
 
 /// The bytes that `text` stands for; [`None`] when it is no base64: digits outside the alphabet, lines, missing
 /// padding, or bits that do not count and are not zero.
-#[allow(dead_code, reason = "archives and journals are read by parts that are on their way")]
 pub(crate) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(4) {
         return None;

@@ -146,6 +146,13 @@ impl<B: BlobSink> ModelSink<B> {
         Ok(None)
     }
 
+    /// The open stream has bytes of this digest, which are kept somewhere already.
+    pub(crate) fn end_with(&mut self, sha256: [u8; 32]) -> Result<()> {
+        let Some(Open { slot, .. }) = self.open.take() else { return self.refuse("no stream is open") };
+        self.tree.finish_stream(slot, sha256);
+        self.blobs.cancel()
+    }
+
     fn begin(&mut self, slot: StreamSlot, size: u64) -> Result<()> {
         self.open = Some(Open { slot, size, written: 0 });
         self.blobs.begin(size)
