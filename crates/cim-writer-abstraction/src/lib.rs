@@ -17,6 +17,7 @@
 //! | [`descriptor`] | what is written down about a layer |
 //! | [`plan`] | [`Planner`](plan::Planner): from what a layer says to operations |
 //! | [`event`] | [`LayerEvent`]: what a layer says about one path |
+//! | [`wcow`] | [`WcowSource`]: events from the changes of a layer, and back |
 //! | [`guid`] | [`Guid`], as text and in both byte orders |
 //! | [`ea`], [`reparse`] | extended attributes and links, as the API takes them |
 //! | [`identity`] | the volume that a container's layers are mounted as |
@@ -71,6 +72,7 @@ pub mod testing;
 pub mod typed;
 pub mod validate;
 pub mod vhd;
+pub mod wcow;
 
 pub use caps::Capabilities;
 pub use event::LayerEvent;
@@ -82,3 +84,4 @@ pub use profile::CimProfile;
 pub use record::Recorder;
 pub use security::SecurityDescriptor;
 pub use validate::Validate;
+pub use wcow::{WcowEvents, WcowOptions, WcowSource};

@@ -1,12 +1,24 @@
-//! The suite that every sink which makes images should pass.
+//! The suite that every sink which makes images should pass, and Windows layers to test with.
 //!
 //! An implementor writes a [`SinkCase`] and calls [`sink_conformance`]; it panics with the name of the rule that is
 //! broken and what was found. Sinks that only write things down, such as journals, do not know what is in an image,
 //! and are not for this suite.
+//!
+//! [`WcowLayer`] is a layer in memory, made entry by entry or one of those ready (a base layer with its hives, a child
+//! with everything that a layer can have); it comes as events, as changes on the road, and as the bytes of an archive.
+//! [`archives`] are archives that the crate's own writer would not make: what other tools write, and what nobody
+//! should. [`check_layer`] holds the properties that are fuzzed.
 
+pub mod archives;
 mod conformance;
+mod events;
+mod layer;
+mod properties;
 
 pub use conformance::sink_conformance;
+pub use events::{EventList, OwnedContent, OwnedEvent};
+pub use layer::WcowLayer;
+pub use properties::check_layer;
 
 use crate::{CimKind, CimName, CimSink};
 

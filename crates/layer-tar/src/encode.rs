@@ -19,7 +19,7 @@ pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 const MAX_EXTENSION: usize = 1 << 20;
 
 /// Go's zero time, 0001-01-01: a header with that time is written with the epoch instead.
-const GO_ZERO_SECS: i64 = -62_135_596_800;
+pub(crate) const GO_ZERO: Timestamp = Timestamp::from_secs(-62_135_596_800);
 
 /// The keys of records that stand for fields of the header.
 const HEADER_KEYS: [&[u8]; 10] =
@@ -108,7 +108,7 @@ impl EntryHeader<'_> {
         let uid = number(field::UID, i64::from(self.uid));
         let gid = number(field::GID, i64::from(self.gid));
         let size = number(field::SIZE, i64::try_from(self.size).unwrap_or(i64::MAX));
-        let set = |time: &Timestamp| *time != Timestamp::from_secs(GO_ZERO_SECS);
+        let set = |time: &Timestamp| *time != GO_ZERO;
         let plain_time = self.mtime.nanos == 0 && fits_octal(field::MTIME, self.mtime.secs);
         let mtime = Some(self.mtime).filter(|_| !plain_time).filter(set).map(|time| time.to_string());
         let atime = self.atime.filter(set).map(|time| time.to_string());
@@ -160,7 +160,7 @@ impl EntryHeader<'_> {
                 put_text(&mut block, field, text);
             }
         }
-        let secs = if self.mtime == Timestamp::from_secs(GO_ZERO_SECS) { 0 } else { self.mtime.secs };
+        let secs = if self.mtime == GO_ZERO { 0 } else { self.mtime.secs };
         put_octal(&mut block, field::MODE, i64::from(self.mode));
         put_octal(&mut block, field::UID, i64::from(self.uid));
         put_octal(&mut block, field::GID, i64::from(self.gid));

@@ -9,7 +9,7 @@ use layer_model::{
 
 use super::{TarSink, unrepresentable};
 use crate::{
-    encode::{EntryHeader, is_pax_key},
+    encode::{EntryHeader, GO_ZERO, is_pax_key},
     header::typeflag,
 };
 
@@ -37,6 +37,11 @@ impl<W: Write> TarSink<'_, W> {
         let ctime = self.choose_records(path, entry.xattrs)?;
         self.name.clear();
         self.name.extend_from_slice(path.as_bytes());
+        for time in [Some(entry.metadata.mtime), entry.metadata.atime, ctime].into_iter().flatten() {
+            if time == GO_ZERO {
+                return Err(unrepresentable("a time at 0001-01-01, which Go's archive/tar takes for none"));
+            }
+        }
         let linked;
         let mut header = EntryHeader {
             name: &self.name,
