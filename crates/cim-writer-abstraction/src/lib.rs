@@ -27,6 +27,7 @@
 //! | [`table`] | the Win32 interface: a table of functions, and a sink over it |
 //! | `testing` | with the feature `testing`: the suite that every sink should pass |
 //! | [`validate`] | [`Validate`]: operations checked before any sink gets them |
+//! | [`boot`] | the CIM that a utility VM boots from |
 //! | [`vhd`] | the footer that makes a container a disk |
 //! | [`security`] | [`SecurityDescriptor`]: checked, and from and to SDDL |
 //! | [`content`] | where the bytes of streams go: blobs, named by their SHA-256 |
@@ -41,6 +42,7 @@
 
 pub mod backup;
 mod base64;
+pub mod boot;
 pub mod caps;
 pub mod content;
 pub mod descriptor;
