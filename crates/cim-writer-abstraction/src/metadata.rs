@@ -53,6 +53,9 @@ impl FileTime {
     }
 }
 
+/// Set in tags of reparse points that stand for another file: `IsReparseTagNameSurrogate`.
+pub(crate) const NAME_SURROGATE: u32 = 0x2000_0000;
+
 /// The metadata of one file or directory.
 ///
 /// Buffers are as the API takes them; empty means absent.
@@ -93,8 +96,6 @@ impl FileMeta {
     /// Whether an entry of this metadata has things below it: it is a directory, and does not stand for something else.
     /// A junction is marked as a directory, and so is a symbolic link to one; both are leaves.
     pub fn holds_entries(&self) -> bool {
-        /// Set in tags of reparse points that stand for another file: `IsReparseTagNameSurrogate`.
-        const NAME_SURROGATE: u32 = 0x2000_0000;
         let tag = self.reparse.first_chunk().map_or(0, |tag| u32::from_le_bytes(*tag));
         self.is_dir() && tag & NAME_SURROGATE == 0
     }

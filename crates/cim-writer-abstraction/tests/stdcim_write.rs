@@ -305,9 +305,22 @@ fn operations_follow_the_rules_of_the_api() {
     assert_eq!(kind(sink.op(&CimOp::Delete { path: &CimPath::root() })), ErrorKind::InvalidArgument);
     assert_eq!(kind(sink.op(&CimOp::Tombstone { path: &path("g") })), ErrorKind::NotSupported);
     let directory = FileMeta::new(Attributes::DIRECTORY);
-    assert_eq!(kind(add(&mut sink, "x", &directory, b"data")), ErrorKind::InvalidArgument);
+    let data = kind(add(&mut sink, "x", &directory, b"data"));
+    assert_eq!(data, ErrorKind::SizeMismatch { expected: 0, got: 4 });
+    sink.op(&CimOp::EndStream).unwrap();
+    sink.op(&CimOp::Delete { path: &path("x") }).unwrap();
     let large = FileMeta { ea: vec![0; 65_536].into(), ..FileMeta::default() };
     assert_eq!(kind(add(&mut sink, "x", &large, b"")), ErrorKind::LimitExceeded { limit: "16-bit length" });
+
+    // A directory that stands for another one has nothing in it, and is replaced by one that does not.
+    let junction = FileMeta { reparse: [3, 0, 0, 0xa0, 0, 0, 0, 0].into(), ..directory.clone() };
+    add(&mut sink, "j", &junction, b"").unwrap();
+    assert_eq!(kind(add(&mut sink, "j\\f", &meta, b"")), ErrorKind::NotFound);
+    add(&mut sink, "j", &directory, b"").unwrap();
+    add(&mut sink, "j\\f", &meta, b"").unwrap();
+    add(&mut sink, "j", &junction, b"").unwrap();
+    assert_eq!(kind(sink.op(&CimOp::Delete { path: &path("j\\f") })), ErrorKind::NotFound);
+    sink.op(&CimOp::Delete { path: &path("j") }).unwrap();
 
     // One name of a file is replaced, the other keeps the file.
     link(&mut sink, "h", "g").unwrap();

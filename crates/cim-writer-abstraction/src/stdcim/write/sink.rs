@@ -162,12 +162,10 @@ impl CimSink for StdCimSink {
             CimOp::CreateFile { path, meta, size } => {
                 let work = self.work()?;
                 work.idle()?;
-                if meta.is_dir() && size != 0 {
-                    let what = "a directory with data";
-                    return Err(Error::new(ErrorKind::InvalidArgument, what).entry(path.as_bytes()));
-                }
                 let node = work.tree.create(path, meta)?;
-                let owner = if meta.is_dir() { Owner::Directory } else { Owner::Main(node) };
+                // The API does not look at the size of directories.
+                let (owner, size) =
+                    if meta.is_dir() { (Owner::Directory, 0) } else { (Owner::Main(node), size) };
                 work.begin(size, owner, path)
             }
             CimOp::CreateStream { of, name, size } => {
@@ -178,6 +176,10 @@ impl CimSink for StdCimSink {
             }
             CimOp::HardLink { path, target } => self.idle_work()?.tree.link(path, target),
             CimOp::Delete { path } => self.idle_work()?.tree.delete(path),
+            CimOp::AddMergedHive { path, .. } => {
+                let what = "a hive that nobody has merged";
+                Err(Error::new(ErrorKind::NotSupported, what).entry(path.as_bytes()))
+            }
             _ => Err(Error::new(ErrorKind::NotSupported, "a standard CIM has no such operation")),
         }
     }

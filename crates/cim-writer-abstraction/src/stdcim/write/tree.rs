@@ -9,7 +9,7 @@ use super::super::{
     raw::{FileRecord, RegionOffset, StreamRecord},
     read::{FLAGS, ROOT_AT, Visits},
 };
-use crate::{Attributes, CimPath, FileMeta, StreamName, path::utf16};
+use crate::{Attributes, CimPath, FileMeta, StreamName, metadata::NAME_SURROGATE, path::utf16};
 
 /// All files and directories, reachable or not, by number; 0 is the root.
 pub(super) struct Tree {
@@ -116,7 +116,7 @@ impl Tree {
         let Some((parent, name)) = path.split_last() else {
             return Err(Error::new(ErrorKind::InvalidArgument, "the root cannot be replaced"));
         };
-        match self.find(&parent).filter(|node| self.nodes[*node].children.is_some()) {
+        match self.find(&parent).filter(|node| self.nodes[*node].holds_entries()) {
             Some(parent) => Ok((parent, utf16(name).into())),
             None => {
                 Err(Error::new(ErrorKind::NotFound, "its directory is not in the image")
@@ -136,9 +136,9 @@ impl Tree {
     /// what was there.
     pub(super) fn create(&mut self, path: &CimPath, meta: &FileMeta) -> Result<NodeId> {
         let mut node = Node::new(meta).map_err(|error| error.entry(path.as_bytes()))?;
-        let there = self.find(path).filter(|there| self.nodes[*there].children.is_some());
+        let there = self.find(path).filter(|there| self.nodes[*there].holds_entries());
         match there {
-            Some(there) if node.children.is_some() => {
+            Some(there) if node.holds_entries() => {
                 node.children = self.nodes[there].children.take();
                 self.nodes[there] = node;
                 if !path.is_root() {
@@ -238,6 +238,11 @@ impl Node {
             streams: BTreeMap::new(),
             children: meta.is_dir().then(BTreeMap::new),
         })
+    }
+
+    /// Whether it is a directory of its own, and none that stands for another one.
+    fn holds_entries(&self) -> bool {
+        self.children.is_some() && self.record.reparse_tag.get() & NAME_SURROGATE == 0
     }
 
     fn inherit(file: &File) -> Result<Self> {
