@@ -20,12 +20,15 @@
 //!
 //! Block CIMs, merged and verified ones are not public: they are not read here, and not written.
 
+mod events;
 mod files;
 pub mod raw;
 mod read;
+mod tree;
 mod usage;
 mod write;
 
+pub use events::ImageEvents;
 pub use files::{ImageDir, ImageFiles};
 pub use read::{DirEntry, Entries, File, FileId, Image, Stream, StreamEntry, Version, Walk, WalkEntry};
 pub use usage::{OwnFile, OwnFiles, destroy};

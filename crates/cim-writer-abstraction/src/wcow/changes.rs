@@ -73,20 +73,9 @@ impl<E: WcowEvents> LayerSource for WcowChanges<E> {
         }
         let change = match event {
             LayerEvent::Add { path: name, meta, content } => {
-                records::write(&meta, records).map_err(|error| error.entry(at.as_bytes()))?;
-                if let Some(reparse) = link_of(&meta).map_err(|error| error.entry(at.as_bytes()))? {
-                    *link = reparse.target.into();
-                    if reparse.is_junction {
-                        records.insert(windows::MOUNT_POINT, &b"1"[..]);
-                    }
-                } else {
-                    link.clear();
-                }
+                let described = describe(&meta, records, link);
+                let metadata = described.map_err(|error| error.entry(at.as_bytes()))?;
                 let kind = kind(&meta, content, link).map_err(|error| error.entry(at.as_bytes()))?;
-                let mode = if matches!(kind, EntryKind::Directory) { 0o755 } else { 0o644 };
-                let mut metadata = Metadata::file(mode);
-                metadata.mtime = meta.write.to_timestamp();
-                metadata.atime = Some(meta.access.to_timestamp());
                 *added = Some((name, metadata));
                 Change::upsert(path.as_path(), Entry::new(kind, metadata).with_xattrs(records))
             }
@@ -102,7 +91,7 @@ impl<E: WcowEvents> LayerSource for WcowChanges<E> {
                 let full = [file, b":", name.as_bytes()].concat();
                 path.pop();
                 path.push(&full)?;
-                records.retain(|name, _| name == windows::CHANGE_TIME);
+                keep_for_stream(records);
                 let entry = Entry::new(EntryKind::File(content), metadata).with_xattrs(records);
                 Change::upsert(path.as_path(), entry)
             }
@@ -117,6 +106,31 @@ impl<E: WcowEvents> LayerSource for WcowChanges<E> {
         *failed = false;
         Ok(Some(change))
     }
+}
+
+/// What there is to say about an entry besides its content: its records, and where it leads, if it is a link.
+///
+/// # Errors
+/// [`ErrorKind::Unrepresentable`] for what no archive carries.
+pub(crate) fn describe(meta: &FileMeta, records: &mut Xattrs, link: &mut Vec<u8>) -> Result<Metadata> {
+    records::write(meta, records)?;
+    link.clear();
+    if let Some(reparse) = link_of(meta)? {
+        *link = reparse.target.into();
+        if reparse.is_junction {
+            records.insert(windows::MOUNT_POINT, &b"1"[..]);
+        }
+    }
+    let is_dir = meta.is_dir() && link.is_empty();
+    let mut metadata = Metadata::file(if is_dir { 0o755 } else { 0o644 });
+    metadata.mtime = meta.write.to_timestamp();
+    metadata.atime = Some(meta.access.to_timestamp());
+    Ok(metadata)
+}
+
+/// Of the records of a file, those that its alternate streams have.
+pub(crate) fn keep_for_stream(records: &mut Xattrs) {
+    records.retain(|name, _| name == windows::CHANGE_TIME);
 }
 
 fn unrepresentable(what: &str) -> Error {

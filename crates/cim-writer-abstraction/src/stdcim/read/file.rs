@@ -264,6 +264,21 @@ impl StreamEntry {
 }
 
 impl Entries {
+    /// Which entry has this name, and which file that is.
+    pub(in crate::stdcim) fn find(&self, image: &Image, name: &[u8]) -> Result<Option<(u32, FileId)>> {
+        let Some(table) = &self.table else { return Ok(None) };
+        match table.position(&utf16(name), &image.0.upcase)? {
+            Some(at) => Ok(Some((at, FileId(table.value(at)?.get())))),
+            None => Ok(None),
+        }
+    }
+
+    /// All entries, from the first on.
+    pub(in crate::stdcim) fn iter(&self) -> impl Iterator<Item = Result<DirEntry>> {
+        let table = self.table.as_ref();
+        table.into_iter().flat_map(|table| (0..table.count()).map(|at| entry_at(table, at)))
+    }
+
     /// How many bytes the list has.
     pub(super) fn bytes(&self) -> u64 {
         self.table.as_ref().map_or(0, LinkTable::len)
@@ -282,6 +297,10 @@ impl Iterator for Entries {
             .and_then(|name| Ok(DirEntry { name: wtf8(&name).into(), id: FileId(table.value(at)?.get()) }));
         Some(entry)
     }
+}
+
+fn entry_at(table: &LinkTable<U32>, at: u32) -> Result<DirEntry> {
+    Ok(DirEntry { name: wtf8(&table.name(at)?).into(), id: FileId(table.value(at)?.get()) })
 }
 
 impl fmt::Debug for Entries {

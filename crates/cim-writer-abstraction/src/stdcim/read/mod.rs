@@ -6,7 +6,12 @@ mod regions;
 mod stream;
 mod walk;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use layer_model::{Error, ErrorKind, IoContext, ReadAt, Result};
 use zerocopy::{FromZeros, IntoBytes};
@@ -55,6 +60,7 @@ struct Inner {
     upcase_at: RegionOffset,
     tables: Box<[FileTableEntry]>,
     root: (FileId, FileRecord),
+    link_counts: OnceLock<HashMap<FileId, u32>>,
 }
 
 impl Image {
@@ -98,6 +104,7 @@ impl Image {
             upcase_at: file_system.upcase,
             tables,
             root: (id, root),
+            link_counts: OnceLock::new(),
         })))
     }
 

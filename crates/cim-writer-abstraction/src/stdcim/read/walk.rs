@@ -41,18 +41,73 @@ struct Frame {
 /// Where each directory was met: each is in one place only, so that no way leads through it for ever, and none of a
 /// thousand ways is gone twice.
 #[derive(Default)]
-pub(in crate::stdcim) struct Visits(HashMap<FileId, (FileId, u32)>);
+pub(in crate::stdcim) struct Visits {
+    met: HashMap<FileId, (FileId, u32)>,
+    /// The lists of the directories that were charged.
+    bytes: u64,
+}
 
 impl Visits {
+    /// The same for whoever keeps the lists of all directories, or goes through them to no other end: together they are
+    /// not much larger than the image.
+    pub(in crate::stdcim) fn enter_charged(&mut self, dir: &File, parent: FileId, at: u32) -> Result<()> {
+        let known = self.met.contains_key(&dir.id());
+        self.enter(dir.id(), parent, at)?;
+        if !known {
+            self.bytes = self.bytes.saturating_add(dir.table_bytes());
+        }
+        if self.bytes > dir.image().region_bytes().saturating_mul(SHARED) {
+            return Err(Error::new(ErrorKind::CorruptImage, "the directories are larger than the image"));
+        }
+        Ok(())
+    }
+
     /// Notes that the directory `dir` is entry `at` of `parent`.
     pub(in crate::stdcim) fn enter(&mut self, dir: FileId, parent: FileId, at: u32) -> Result<()> {
-        if *self.0.entry(dir).or_insert((parent, at)) == (parent, at) {
+        if *self.met.entry(dir).or_insert((parent, at)) == (parent, at) {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::CorruptImage,
             format!("directory {} is in two places, or in itself", dir.0),
         ))
+    }
+}
+
+/// How many times as large as the image all directories are that a tree is made of. Directories with the same names of
+/// the same files can share a list; more than a few do not.
+const SHARED: u64 = 4;
+
+impl Image {
+    /// How many names the files have that have more than one.
+    ///
+    /// Goes through the whole image, the first time that it is asked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CorruptImage`] when a directory is malformed; errors of the operating system.
+    pub fn link_counts(&self) -> Result<&HashMap<FileId, u32>> {
+        if let Some(counts) = self.0.link_counts.get() {
+            return Ok(counts);
+        }
+        let mut counts = HashMap::new();
+        let mut visits = Visits::default();
+        let root = self.root();
+        visits.enter_charged(&root, root.id(), ROOT_AT)?;
+        let mut open = vec![root];
+        while let Some(dir) = open.pop() {
+            for (at, entry) in (0..).zip(dir.entries()?) {
+                let file = self.file(entry?.id)?;
+                if file.is_dir() {
+                    visits.enter_charged(&file, dir.id(), at)?;
+                    open.push(file);
+                } else {
+                    *counts.entry(file.id()).or_insert(0) += 1;
+                }
+            }
+        }
+        counts.retain(|_, count| *count > 1);
+        counts.shrink_to_fit();
+        Ok(self.0.link_counts.get_or_init(|| counts))
     }
 }
 
