@@ -1,6 +1,6 @@
 //! Backup streams: a file with everything about it in one sequence of records, as `BackupRead` gives it.
 //!
-//! Tools for layer directories keep files in this form. Records are little-endian with
+//! Tools for layer directories keep files in this form ([`legacy`](crate::legacy)). Records are little-endian with
 //! nothing between them: a header ([`Header`]), then its payload. Three levels read them: [`Records`] takes records one
 //! after another, [`Parts`] says what they mean, in one pass, and [`Layout`] finds out beforehand where everything is,
 //! when the input can be read twice. [`Writer`] makes them.

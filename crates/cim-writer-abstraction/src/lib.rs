@@ -28,6 +28,7 @@
 //! | `testing` | with the feature `testing`: the suite that every sink should pass |
 //! | [`validate`] | [`Validate`]: operations checked before any sink gets them |
 //! | [`boot`] | the CIM that a utility VM boots from |
+//! | [`legacy`] | layer directories of older tools, read and written |
 //! | [`vhd`] | the footer that makes a container a disk |
 //! | [`security`] | [`SecurityDescriptor`]: checked, and from and to SDDL |
 //! | [`content`] | where the bytes of streams go: blobs, named by their SHA-256 |
@@ -55,6 +56,7 @@ pub mod hive;
 pub mod identity;
 pub mod journal;
 mod le;
+pub mod legacy;
 pub mod location;
 pub mod metadata;
 pub mod model;

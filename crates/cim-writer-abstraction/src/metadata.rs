@@ -100,6 +100,11 @@ impl FileMeta {
         self.is_dir() && tag & NAME_SURROGATE == 0
     }
 
+    /// Whether this is a link's, or another reparse point's.
+    pub fn is_reparse_point(&self) -> bool {
+        !self.reparse.is_empty()
+    }
+
     /// The descriptor that the API is given: never empty.
     pub fn security_or_default(&self) -> &[u8] {
         if self.security.is_empty() { &Self::NULL_DACL } else { &self.security }

@@ -75,7 +75,8 @@ fn two_passes(input: &[u8]) -> Result<File> {
     match &layout.main {
         Main::Whole(run) => Content::from_range(&input, run.at, run.len).write_to(&mut main)?,
         Main::Sparse { size, extents, runs } => {
-            Content::sparse(extents, &mut Pieces::new(&input, runs), *size)?.write_to(&mut main)?;
+            Content::sparse(extents, &mut Pieces::new(&input, runs.iter().copied()), *size)?
+                .write_to(&mut main)?;
         }
     }
     let mut streams = Vec::new();

@@ -3,7 +3,6 @@
 use std::{
     fmt,
     io::{self, BufReader, Read},
-    slice,
 };
 
 use layer_model::{Error, ErrorKind, IoContext, ReadAt, Result, content::Extent};
@@ -138,30 +137,30 @@ impl Read for From<'_> {
 }
 
 /// The bytes of several runs, one after another: what [`Content::sparse`](layer_model::Content::sparse) takes.
-pub struct Pieces<'a> {
-    input: &'a dyn ReadAt,
-    runs: slice::Iter<'a, Run>,
+pub struct Pieces<F, I> {
+    input: F,
+    runs: I,
     current: Run,
 }
 
-impl<'a> Pieces<'a> {
+impl<F: ReadAt, I: Iterator<Item = Run>> Pieces<F, I> {
     /// The bytes of `runs` in `input`.
-    pub fn new(input: &'a dyn ReadAt, runs: &'a [Run]) -> BufReader<Self> {
-        BufReader::new(Self { input, runs: runs.iter(), current: Run { at: 0, len: 0 } })
+    pub fn new(input: F, runs: impl IntoIterator<IntoIter = I>) -> BufReader<Self> {
+        BufReader::new(Self { input, runs: runs.into_iter(), current: Run { at: 0, len: 0 } })
     }
 }
 
-impl fmt::Debug for Pieces<'_> {
+impl<F, I> fmt::Debug for Pieces<F, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pieces").field("current", &self.current).finish_non_exhaustive()
     }
 }
 
-impl Read for Pieces<'_> {
+impl<F: ReadAt, I: Iterator<Item = Run>> Read for Pieces<F, I> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         while self.current.len == 0 {
             match self.runs.next() {
-                Some(run) => self.current = *run,
+                Some(run) => self.current = run,
                 None => return Ok(0),
             }
         }
