@@ -1,9 +1,12 @@
-//! Any bytes as the files of a standard CIM, read by walk, by path and by stream: no panic, no endless work, no large
-//! allocation.
+//! Any bytes as the files of a standard CIM, read by walk, by path and by stream, as a layer and as a tree: no panic, no
+//! endless work, no large allocation.
 #![no_main]
 
-use cim_writer_abstraction::stdcim::{File, Image};
-use layer_model::ReadAt;
+use cim_writer_abstraction::{
+    stdcim::{File, Image, ImageEvents},
+    wcow::WcowChanges,
+};
+use layer_model::{LayerSource, ReadAt, Silent, walk::TreeSource};
 use layerkit_fuzz::Pack;
 use libfuzzer_sys::fuzz_target;
 
@@ -20,7 +23,17 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(found.map(|file| file.id()), Some(entry.file.id()), "{}", entry.path);
         }
     }
+    drain(&mut WcowChanges::new(ImageEvents::new(&image)));
+    drain(&mut TreeSource::new(&image, &Silent));
 });
+
+fn drain(source: &mut dyn LayerSource) {
+    for _ in 0..ENTRIES {
+        if !matches!(source.next_change(), Ok(Some(_))) {
+            break;
+        }
+    }
+}
 
 fn look_at(file: &File) {
     let _ = file.meta();

@@ -3,7 +3,7 @@
 #![cfg(feature = "ondisk")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use cim_writer_abstraction::{
     Attributes, CimKind, CimName, CimOp, CimPath, CimSink, FileMeta, FileTime, StreamName,
@@ -221,5 +221,117 @@ proptest! {
         let (forked, _) = model.finish().unwrap();
         prop_assert_eq!(of_disk(&open(temp.path(), &fork)), of_model(&forked));
         prop_assert_eq!(of_disk(&open(temp.path(), &base)), of_model(&tree));
+    }
+}
+
+/// An image of more than two file tables, with one of everything, and a fork of it.
+fn write_many(dir: &Path, major: Major) -> [CimName; 2] {
+    let names = ["many.cim", "more.cim"].map(|name| CimName::new(name).unwrap());
+    for (at, name) in names.iter().enumerate() {
+        let mut sink = StdCimSink::new(major, WriteOptions::default().directory(dir));
+        let parent = (at > 0).then(|| &names[0]);
+        let flags = CreateFlags::empty();
+        sink.op(&CimOp::CreateImage { kind: CimKind::Forked, container: "", name, parent, flags }).unwrap();
+        let path = |text: String| CimPath::new(text).unwrap();
+        let numbers = if at == 0 { 0..3500_i64 } else { 3000..3700 };
+        for number in numbers {
+            let dir = number % 50 / 5;
+            let meta = |attributes, reparse: &[u8]| FileMeta {
+                creation: FileTime(number),
+                write: FileTime(-number),
+                change: FileTime(i64::MAX),
+                access: FileTime(0),
+                ea: vec![1; number as usize % 40].into(),
+                reparse: reparse.into(),
+                ..FileMeta::new(attributes)
+            };
+            let step = match number % 50 {
+                n if n % 5 == 0 => {
+                    Step::File(path(format!("Dir {dir}")), meta(Attributes::DIRECTORY, b""), vec![])
+                }
+                1 => Step::File(
+                    path(format!("Dir {dir}\\s{number}")),
+                    meta(Attributes::empty(), b"\x0c\0\0\xa0\0\0\0\0"),
+                    vec![],
+                ),
+                2 => {
+                    Step::Link(path(format!("Dir {dir}\\l{number}")), path(format!("dir 0\\S{}", number - 1)))
+                }
+                3 => Step::Stream(
+                    path(format!("Dir {dir}")),
+                    StreamName::new(format!("n{number}")).unwrap(),
+                    vec![3; number as usize],
+                ),
+                4 => Step::File(
+                    path(format!("Dir {dir}\\z{number}")),
+                    meta(Attributes::SPARSE_FILE, b""),
+                    vec![0; 5000],
+                ),
+                _ => {
+                    let data = vec![(number % 251) as u8; (number * 37) as usize % 9000];
+                    let name = format!("Dir {dir}\\\u{1f600} f\u{fc}r {number}");
+                    Step::File(path(name), meta(Attributes::from_bits_retain(number as u32 & 7), b""), data)
+                }
+            };
+            apply(&mut sink, &step).unwrap();
+        }
+        sink.op(&CimOp::Commit).unwrap();
+    }
+    names
+}
+
+/// The lines that the independent reader prints.
+fn listing(image: &Image) -> Vec<String> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut lines = Vec::new();
+    for entry in image.walk() {
+        let entry = entry.unwrap();
+        let file = &entry.file;
+        let meta = file.meta().unwrap();
+        let (size, sha256) = if file.is_dir() { digest(&Vec::new()) } else { digest(&file.open().unwrap()) };
+        let path = if entry.path.is_root() { String::new() } else { entry.path.to_string() };
+        let times = [meta.creation, meta.write, meta.change, meta.access].map(|time| time.0.to_string());
+        let buffers = [&meta.security, &meta.ea, &meta.reparse].map(|buffer| hex(buffer));
+        lines.push(format!(
+            "{path}|{}|{}|{size}|{}|{}|{}",
+            file.id().0,
+            meta.attributes.bits(),
+            times.join("|"),
+            buffers.join("|"),
+            hex(&sha256),
+        ));
+        for stream in file.streams().unwrap() {
+            let (size, sha256) = digest(&file.open_entry(&stream).unwrap());
+            lines.push(format!("{path}:{}|{size}|{}", stream.name, hex(&sha256)));
+        }
+    }
+    lines
+}
+
+#[test]
+fn an_independent_reader_finds_the_same() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/read_cim.py");
+    for major in [Major::V1, Major::V2, Major::V3] {
+        let temp = tempfile::tempdir().unwrap();
+        for name in write_many(temp.path(), major) {
+            let run = Command::new("python3").arg(script).arg(temp.path()).arg(name.as_str()).output();
+            let output = match run {
+                Ok(output) => output,
+                Err(error) => {
+                    let required = std::env::var_os("LAYERKIT_REQUIRE").is_some_and(|v| v == "1");
+                    assert!(!required, "the independent reader cannot run: {error}");
+                    eprintln!("SKIP an_independent_reader_finds_the_same: {error}");
+                    return;
+                }
+            };
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            let found: Vec<_> = str::from_utf8(&output.stdout).unwrap().lines().map(str::to_owned).collect();
+            let expected = listing(&open(temp.path(), &name));
+            assert!(expected.len() > 2300, "{} lines", expected.len());
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found, expected);
+            }
+            assert_eq!(found.len(), expected.len());
+        }
     }
 }

@@ -34,8 +34,8 @@ pub(super) struct Stage {
     known: HashMap<[u8; 32], RegionOffset>,
     /// Over the digests of all data that was kept.
     content: Sha256,
-    /// Held as long as the image is made. Goes last, after the directory is gone.
-    _lock: Option<fs::File>,
+    /// Held as long as the image is made.
+    lock: Option<fs::File>,
 }
 
 /// A region file of data, which is appended to.
@@ -87,7 +87,7 @@ impl Stage {
             regions,
             known: HashMap::new(),
             content: Sha256::new(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -209,6 +209,10 @@ impl Drop for Stage {
     fn drop(&mut self) {
         // What stays is taken away by the next writer.
         let _ = fs::remove_dir_all(&self.staging);
+        // Closing is not enough: a program that another thread is starting has a copy of the descriptor for a moment.
+        if let Some(lock) = &self.lock {
+            let _ = lock.unlock();
+        }
     }
 }
 
