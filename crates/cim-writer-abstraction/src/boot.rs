@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use layer_model::{Content, Error, ErrorKind, Monitor, Result};
 
 use crate::{
-    Attributes, CimKind, CimName, CimOp, CimPath, CimSink, FileMeta, LayerEvent, event::TakeEvent,
-    op::CreateFlags, path::PathKey, vhd::UniqueId,
+    Attributes, CimKind, CimName, CimOp, CimPath, CimSink, FileMeta, LayerEvent, op::CreateFlags,
+    path::PathKey, vhd::UniqueId, wcow::WcowEvents,
 };
 
 /// The file name of the container.
@@ -39,36 +39,48 @@ pub struct Booted {
     pub root_digest: Option<[u8; 32]>,
 }
 
-/// Makes a boot CIM of the layer that `read` gives, the same each time: it is called twice, unless no file has to be
+/// Makes a boot CIM of the layer that `open` gives, the same each time: it is called twice, unless no file has to be
 /// copied. On an error the image is discarded.
 ///
 /// # Errors
-/// Those of [`BootPlanner`] and [`BootCopies`], [`ErrorKind::Cancelled`] when `monitor` says stop, and those of `read`.
-pub fn build<K: CimSink>(
+/// Those of [`BootPlanner`] and [`BootCopies`], [`ErrorKind::Cancelled`] when `monitor` says stop, and those of the
+/// layer.
+pub fn build<K: CimSink, E: WcowEvents>(
     sink: K,
     container: &str,
     footer: UniqueId,
     monitor: &dyn Monitor,
-    read: &mut dyn FnMut(TakeEvent<'_>) -> Result<()>,
+    mut open: impl FnMut() -> Result<E>,
 ) -> Result<(Booted, K)> {
     let mut plan = BootPlanner::new(sink, container)?;
-    let watched = |event: LayerEvent<'_>, take: TakeEvent<'_>| {
-        if monitor.should_stop() { Err(Error::cancelled()) } else { take(event) }
-    };
-    if let Err(error) = read(&mut |event| watched(event, &mut |event| plan.event(event))) {
+    if let Err(error) = open().and_then(|layer| read(layer, monitor, |event| plan.event(event))) {
         // The first error is what went wrong.
         let _ = plan.discard();
         return Err(error);
     }
     let mut copies = plan.copies();
     if copies.are_wanted()
-        && let Err(error) = read(&mut |event| watched(event, &mut |event| copies.event(event)))
+        && let Err(error) = open().and_then(|layer| read(layer, monitor, |event| copies.event(event)))
     {
-        // The first error is what went wrong.
         let _ = copies.discard();
         return Err(error);
     }
     copies.finish(footer)
+}
+
+/// Gives all events of a layer to `take`.
+fn read(
+    mut layer: impl WcowEvents,
+    monitor: &dyn Monitor,
+    mut take: impl FnMut(LayerEvent<'_>) -> Result<()>,
+) -> Result<()> {
+    while let Some(event) = layer.next_event()? {
+        if monitor.should_stop() {
+            return Err(Error::cancelled());
+        }
+        take(event)?;
+    }
+    Ok(())
 }
 
 /// The first reading: directories and files of the VM go into the image, links are taken note of.

@@ -1,6 +1,6 @@
 //! What a layer says about one path, in the terms of Windows.
 
-use layer_model::{Content, Result};
+use layer_model::Content;
 
 use crate::{CimPath, FileMeta, StreamName};
 
@@ -44,9 +44,6 @@ pub enum LayerEvent<'a> {
         path: CimPath,
     },
 }
-
-/// Whoever takes the events of a layer, one after another. An error ends the reading.
-pub type TakeEvent<'a> = &'a mut dyn FnMut(LayerEvent<'_>) -> Result<()>;
 
 impl LayerEvent<'_> {
     /// The path that the event is about.

@@ -90,7 +90,7 @@ pub struct BlockSpec {
     /// What the snapshot is for.
     pub source: BlockSource,
     /// Where the containers are.
-    pub storage: BlockStorage,
+    pub cim_type: BlockCimType,
     /// The parents, nearest first.
     pub parents: Vec<CimLocation>,
     /// What the parents are merged in, where there are two or more and a container is started.
@@ -112,14 +112,14 @@ pub enum BlockSource {
 
 /// Where the containers of block CIMs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BlockStorage {
+pub enum BlockCimType {
     /// In ordinary files.
     File,
     /// On raw devices.
     Device,
 }
 
-impl BlockStorage {
+impl BlockCimType {
     /// The value of `blockCIMType`.
     pub fn name(self) -> &'static str {
         match self {
@@ -196,7 +196,7 @@ impl BlockSpec {
     fn to_mount(&self) -> Mount {
         let parents = windows::paths_to_json(self.parents.iter().map(CimLocation::to_string));
         let mut options =
-            vec![format!("{PARENT_CIMS}={parents}"), format!("{BLOCK_CIM_TYPE}={}", self.storage.name())];
+            vec![format!("{PARENT_CIMS}={parents}"), format!("{BLOCK_CIM_TYPE}={}", self.cim_type.name())];
         options.extend(self.integrity.then(|| LAYER_INTEGRITY.to_owned()));
         options.extend(self.footer.then(|| VHD_FOOTER.to_owned()));
         options.extend(self.merged.iter().map(|merged| format!("{MERGED_CIM}={merged}")));
@@ -250,9 +250,9 @@ impl Options<'_> {
 
     fn block(&self, reader: Reader) -> Result<BlockSpec> {
         self.check(&[PARENT_CIMS, BLOCK_CIM_TYPE, MERGED_CIM], &[LAYER_INTEGRITY, VHD_FOOTER])?;
-        let storage = match (self.value(BLOCK_CIM_TYPE, Counts::Last), reader) {
-            (Some("file"), _) | (None, Reader::Differ) => BlockStorage::File,
-            (Some("device"), Reader::Runtime) => BlockStorage::Device,
+        let cim_type = match (self.value(BLOCK_CIM_TYPE, Counts::Last), reader) {
+            (Some("file"), _) | (None, Reader::Differ) => BlockCimType::File,
+            (Some("device"), Reader::Runtime) => BlockCimType::Device,
             (Some("device"), Reader::Differ) => {
                 return Err(Error::new(
                     ErrorKind::NotSupported,
@@ -278,7 +278,7 @@ impl Options<'_> {
         };
         Ok(BlockSpec {
             source,
-            storage,
+            cim_type,
             parents: parents.iter().map(|path| self.cim(path)).collect::<Result<_>>()?,
             merged: merged.map(|path| self.cim(path)).transpose()?,
             integrity: self.mount.has(LAYER_INTEGRITY),

@@ -6,9 +6,9 @@ use cim_writer_abstraction::{
     Attributes, CimKind, CimPath, FileMeta, LayerEvent, Recorder, StreamName,
     boot::{self, BootPlanner, Booted},
     content::MemoryBlobs,
-    event::TakeEvent,
     reparse::Link,
     vhd::UniqueId,
+    wcow::WcowEvents,
 };
 use layer_model::{Content, Digest, ErrorKind, Monitor, Result, Silent};
 
@@ -31,9 +31,9 @@ fn path(text: &str) -> CimPath {
 }
 
 impl Entry {
-    fn give(&self, take: TakeEvent<'_>) -> Result<()> {
+    fn event<'a>(&self) -> Result<LayerEvent<'a>> {
         let add = |text: &str, meta, content| LayerEvent::Add { path: path(text), meta, content };
-        take(match self {
+        Ok(match self {
             Dir(at) => {
                 let meta = FileMeta::new(Attributes::DIRECTORY | Attributes::HIDDEN);
                 add(at, meta, Content::empty())
@@ -56,6 +56,15 @@ impl Entry {
     }
 }
 
+/// A reading of a layer.
+struct Reading<'a>(std::slice::Iter<'a, Entry>);
+
+impl WcowEvents for Reading<'_> {
+    fn next_event(&mut self) -> Result<Option<LayerEvent<'_>>> {
+        self.0.next().map(|entry| entry.event()).transpose()
+    }
+}
+
 type Recording = Recorder<Vec<u8>, MemoryBlobs>;
 
 fn recorder() -> Recording {
@@ -66,9 +75,9 @@ fn recorder() -> Recording {
 fn build(layer: &[Entry]) -> Result<(Vec<String>, Booted, usize)> {
     let mut readings = 0;
     let (booted, recorder) =
-        boot::build(recorder(), r"C:\s\1\boot.bcim", UniqueId::Fixed([7; 16]), &Silent, &mut |take| {
+        boot::build(recorder(), r"C:\s\1\boot.bcim", UniqueId::Fixed([7; 16]), &Silent, || {
             readings += 1;
-            layer.iter().try_for_each(|entry| entry.give(take))
+            Ok(Reading(layer.iter()))
         })?;
     let journal = recorder.finish()?.journal;
     let journal = String::from_utf8(journal).expect("text").lines().map(str::to_owned).collect();
@@ -244,8 +253,8 @@ fn failed(build: impl FnOnce(&mut Recording) -> Result<()>) -> (ErrorKind, Strin
 fn a_failure_discards_the_image() {
     let layer = base(&[Remove(r"Files\x")]);
     let (kind, journal) = failed(|sink| {
-        let read = &mut |take: TakeEvent<'_>| layer.iter().try_for_each(|e| e.give(take));
-        boot::build(sink, "boot.bcim", UniqueId::Fixed([0; 16]), &Silent, read).map(|_| ())
+        let open = || Ok(Reading(layer.iter()));
+        boot::build(sink, "boot.bcim", UniqueId::Fixed([0; 16]), &Silent, open).map(|_| ())
     });
     assert_eq!(kind, ErrorKind::InvalidArchive);
     assert!(journal.ends_with("{\"op\":\"discard\"}\n"), "{journal}");
@@ -255,12 +264,12 @@ fn a_failure_discards_the_image() {
 fn a_layer_that_is_another_the_second_time_is_noticed() {
     let mut readings = 0;
     let (kind, journal) = failed(|sink| {
-        let read = &mut |take: TakeEvent<'_>| {
+        let open = || {
             readings += 1;
             let layer = if readings == 1 { &BASE[..] } else { &BASE[2..] };
-            layer.iter().try_for_each(|entry| entry.give(take))
+            Ok(Reading(layer.iter()))
         };
-        boot::build(sink, "boot.bcim", UniqueId::Fixed([0; 16]), &Silent, read).map(|_| ())
+        boot::build(sink, "boot.bcim", UniqueId::Fixed([0; 16]), &Silent, open).map(|_| ())
     });
     assert_eq!(kind, ErrorKind::FileChanged);
     assert!(journal.ends_with("{\"op\":\"discard\"}\n"), "{journal}");
@@ -276,9 +285,9 @@ fn the_build_can_be_cancelled_in_both_readings() {
     }
     for events in 0..2 * BASE.len() {
         let (kind, journal) = failed(|sink| {
-            let read = &mut |take: TakeEvent<'_>| BASE.iter().try_for_each(|e| e.give(take));
+            let open = || Ok(Reading(BASE.iter()));
             let monitor = After(events.into());
-            boot::build(sink, "boot.bcim", UniqueId::Fixed([0; 16]), &monitor, read).map(|_| ())
+            boot::build(sink, "boot.bcim", UniqueId::Fixed([0; 16]), &monitor, open).map(|_| ())
         });
         assert_eq!(kind, ErrorKind::Cancelled);
         assert!(journal.ends_with("{\"op\":\"discard\"}\n"), "{events}: {journal}");

@@ -10,8 +10,9 @@ use cim_writer_abstraction::{
     legacy::{LegacyOptions, LegacySource, LegacyWriter, tombstones},
     reparse::Link,
     security::sddl,
+    wcow::{WcowChanges, WcowOptions, WcowSource},
 };
-use layer_model::{Content, Error, ErrorKind, Result, content::Extent};
+use layer_model::{Content, Error, ErrorKind, Result, Silent, content::Extent};
 use proptest::{collection::vec, option, prelude::*, sample};
 use support::digits;
 
@@ -171,6 +172,26 @@ fn files_and_directories_have_the_form_of_the_tools() {
         "\u{feff}Version 1.0\n\\gone\n\\Gone too\n\\d\\x\n"
     );
     assert!(layer.join("Files/junction").is_dir());
+}
+
+#[test]
+fn a_layer_directory_says_the_same_as_the_archive_made_of_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let layer = temp.path().join("layer");
+    write(&layer, &everything()).unwrap();
+    let source = LegacySource::open(&layer, LegacyOptions::default()).unwrap();
+    let mut events = WcowSource::new(WcowChanges::new(source), WcowOptions::default(), &Silent);
+    for expected in everything() {
+        let mut event = said(events.next_event().unwrap().unwrap()).unwrap();
+        // An empty descriptor is one without a DACL; an archive is free to say so.
+        if let (Said::Add(_, meta, _), Said::Add(_, expected, _)) = (&mut event, &expected)
+            && expected.security.is_empty()
+        {
+            meta.security = Box::default();
+        }
+        assert_eq!(event, expected);
+    }
+    assert!(events.next_event().unwrap().is_none());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use cim_writer_abstraction::{
     CimName, CimProfile,
     location::CimLocation,
-    mount::{AnySpec, BlockSource, BlockSpec, BlockStorage, ForkedParent, ForkedSpec, MountSpec, Reader},
+    mount::{AnySpec, BlockCimType, BlockSource, BlockSpec, ForkedParent, ForkedSpec, MountSpec, Reader},
 };
 use layer_model::{ErrorKind, Result};
 use layer_mounts::Mount;
@@ -57,7 +57,7 @@ fn a_differ_takes_a_missing_type_for_files() {
             profile,
         );
         let block = block.unwrap();
-        assert_eq!(block.storage, BlockStorage::File);
+        assert_eq!(block.cim_type, BlockCimType::File);
         let [parent] = block.parents.as_slice() else { panic!("{block:?}") };
         assert_eq!((parent.container(), parent.name().as_str()), (r"C:\a\layer.vhd", "layer.cim"));
         let BlockSource::Layer(target) = block.source else { panic!("a target") };
@@ -98,7 +98,7 @@ fn the_runtime_wants_a_type_parents_and_what_they_are_merged_in() {
     assert_eq!(kind(scratch(&[TWO, "blockCIMType=file", "mergedCIMPath="])), ErrorKind::InvalidArgument);
     assert_eq!(kind(scratch(&[ONE, "blockCIMType=tape"])), ErrorKind::InvalidArgument);
     let device = scratch(&[TWO, "blockCIMType=device", MERGED]).unwrap();
-    assert_eq!(device.storage, BlockStorage::Device);
+    assert_eq!(device.cim_type, BlockCimType::Device);
     assert_eq!(device.merged, Some(location(r"C:\s\2\merged.vhd\merged.cim")));
     assert_eq!(device.source, BlockSource::Scratch(r"C:\s\3".into()));
     let names: Vec<_> = device.parents.iter().map(CimLocation::container).collect();
@@ -277,12 +277,12 @@ fn any_location() -> impl Strategy<Value = CimLocation> {
 fn any_spec() -> impl Strategy<Value = (Reader, AnySpec)> {
     let block = (any_location(), any::<[bool; 3]>(), vec(any_location(), 1..4), option::of(any_location()));
     let block = block.prop_map(|(source, [integrity, footer, runtime], parents, merged)| {
-        let (reader, source, storage) = match runtime {
-            true => (Runtime, BlockSource::Scratch(source.container().into()), BlockStorage::Device),
-            false => (Differ, BlockSource::Layer(source), BlockStorage::File),
+        let (reader, source, cim_type) = match runtime {
+            true => (Runtime, BlockSource::Scratch(source.container().into()), BlockCimType::Device),
+            false => (Differ, BlockSource::Layer(source), BlockCimType::File),
         };
         let merged = merged.or_else(|| (runtime && parents.len() > 1).then(|| parents[0].clone()));
-        (reader, AnySpec::Block(BlockSpec { source, storage, parents, merged, integrity, footer }))
+        (reader, AnySpec::Block(BlockSpec { source, cim_type, parents, merged, integrity, footer }))
     });
     let parent = (any_location(), any_location())
         .prop_map(|(dir, cim)| ForkedParent { dir: dir.container().into(), cim });
