@@ -10,12 +10,15 @@
 mod arena;
 mod dump;
 mod entry;
+mod events;
+mod layer_tree;
 mod merge;
 mod sink;
 mod tree;
 mod view;
 
 pub use entry::{Dir, EntryRef, File, FileId, Stream};
+pub use events::ViewEvents;
 pub use merge::merge;
 pub use sink::ModelSink;
 pub use tree::{ImageTree, Rules, Source, StreamSlot};

@@ -37,7 +37,7 @@ pub fn merge<'a>(sources: impl IntoIterator<Item = &'a ImageTree>) -> Result<Vie
     let mut merger = Merger { images: &images, dirs: Arena::default(), links: HashMap::new() };
     merger.run()?;
     let Merger { dirs, .. } = merger;
-    Ok(View { images, dirs })
+    Ok(View::from_parts(images, dirs))
 }
 
 /// The same directory in several sources, topmost first: number of the source, number of the directory.

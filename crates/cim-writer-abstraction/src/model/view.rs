@@ -1,6 +1,11 @@
 //! What is to be seen of an image, or of several merged ones.
 
-use std::{collections::HashMap, collections::btree_map, fmt, iter::Peekable};
+use std::{
+    collections::{HashMap, btree_map},
+    fmt,
+    iter::Peekable,
+    sync::{Arc, OnceLock},
+};
 
 use layer_model::Result;
 
@@ -17,9 +22,15 @@ use crate::{CimPath, content::Blob, path::key_of};
 /// It shares the entries with the images, and does not see what is done to them later.
 #[derive(Clone)]
 pub struct View {
+    seen: Arc<Seen>,
+}
+
+struct Seen {
     /// Topmost first.
-    pub(super) images: Vec<ImageTree>,
-    pub(super) dirs: Arena<Dir>,
+    images: Vec<ImageTree>,
+    dirs: Arena<Dir>,
+    /// How many names each file has, counted when somebody wants to know.
+    names: OnceLock<HashMap<FileId, u32>>,
 }
 
 /// A path of a view, and what is there.
@@ -35,12 +46,16 @@ pub struct ViewEntry<'a> {
 impl View {
     /// One image by itself: its tombstones and merged links are shown as such.
     pub fn of(image: &ImageTree) -> Self {
-        Self { images: vec![image.clone()], dirs: image.dirs.clone() }
+        Self::from_parts(vec![image.clone()], image.dirs.clone())
+    }
+
+    pub(super) fn from_parts(images: Vec<ImageTree>, dirs: Arena<Dir>) -> Self {
+        Self { seen: Arc::new(Seen { images, dirs, names: OnceLock::new() }) }
     }
 
     /// The images of the view, topmost first.
     pub fn images(&self) -> &[ImageTree] {
-        &self.images
+        &self.seen.images
     }
 
     /// What is at `path`, [`None`] where there is nothing.
@@ -48,19 +63,14 @@ impl View {
         let mut node = Node::Dir(ROOT);
         for name in path.components() {
             let Node::Dir(dir) = node else { return None };
-            node = self.dirs.get(dir).children.get(&*key_of(name))?.node;
+            node = self.seen.dirs.get(dir).children.get(&*key_of(name))?.node;
         }
         Some(self.entry(node))
     }
 
     /// All that is in the view but the root, in the order of the upper-cased paths' units.
     pub fn entries(&self) -> Entries<'_> {
-        Entries { view: self, frames: vec![Frame::of(self.dirs.get(ROOT), CimPath::root())] }
-    }
-
-    /// The root directory.
-    pub fn root(&self) -> &Dir {
-        self.dirs.get(ROOT)
+        Entries { view: self, frames: vec![Frame::of(self.seen.dirs.get(ROOT), CimPath::root())] }
     }
 
     /// Where an entry comes from: the number of the image, 0 topmost. For a fork that is shown by itself, the number
@@ -83,32 +93,38 @@ impl View {
     /// # Errors
     /// As [`ImageTree::open`].
     pub fn open(&self, entry: EntryRef<'_>, stream: &Stream) -> Result<Blob> {
-        self.images[image_of(entry) as usize].open(stream)
+        self.seen.images[image_of(entry) as usize].open(stream)
     }
 
     /// How many names each file has in the view.
-    pub fn link_counts(&self) -> HashMap<FileId, u32> {
-        let mut counts = HashMap::new();
-        for entry in self.entries() {
-            if let EntryRef::File(_, id) = entry.entry {
-                *counts.entry(id).or_insert(0) += 1;
+    pub fn link_counts(&self) -> &HashMap<FileId, u32> {
+        self.seen.names.get_or_init(|| {
+            let mut counts = HashMap::new();
+            for entry in self.entries() {
+                if let EntryRef::File(_, id) = entry.entry {
+                    *counts.entry(id).or_insert(0) += 1;
+                }
             }
-        }
-        counts
+            counts
+        })
+    }
+
+    pub(super) fn dir(&self, id: u32) -> &Arc<Dir> {
+        self.seen.dirs.get(id)
     }
 
     pub(super) fn entry(&self, node: Node) -> EntryRef<'_> {
         match node {
-            Node::Dir(id) => EntryRef::Dir(self.dirs.get(id)),
-            Node::File(id) => EntryRef::File(self.images[id.source as usize].files.get(id.id), id),
+            Node::Dir(id) => EntryRef::Dir(self.seen.dirs.get(id)),
+            Node::File(id) => EntryRef::File(self.seen.images[id.source as usize].files.get(id.id), id),
             // Only a single image has links left.
-            Node::Link(id) => EntryRef::MergeLink(self.images[0].links.get(id)),
+            Node::Link(id) => EntryRef::MergeLink(self.seen.images[0].links.get(id)),
             Node::Tombstone => EntryRef::Tombstone,
         }
     }
 
     fn source(&self, image: u32, generation: u32) -> u32 {
-        if self.images.len() == 1 { self.images[0].generation - generation } else { image }
+        if self.seen.images.len() == 1 { self.seen.images[0].generation - generation } else { image }
     }
 }
 
@@ -123,7 +139,7 @@ fn image_of(entry: EntryRef<'_>) -> u32 {
 
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View").field("images", &self.images).finish_non_exhaustive()
+        f.debug_struct("View").field("images", &self.seen.images).finish_non_exhaustive()
     }
 }
 

@@ -2,10 +2,11 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "every test file uses some of it")]
 
 use cim_writer_abstraction::{
-    Attributes, CimName, CimOp, CimPath, CimSink, FileMeta, FileTime, StreamName,
+    Attributes, CimName, CimOp, CimPath, CimSink, FileMeta, FileTime, LayerEvent, StreamName,
     content::MemoryBlobs,
-    model::{ImageTree, ModelSink, View},
+    model::{EntryRef, ImageTree, ModelSink, View, ViewEntry},
     op::{CimKind, CreateFlags},
+    wcow::WcowEvents,
 };
 use layer_model::Result;
 
@@ -34,6 +35,62 @@ pub fn dump(view: &View) -> String {
     let mut out = Vec::new();
     view.dump(&mut out).unwrap();
     String::from_utf8(out).unwrap()
+}
+
+/// All that can be known about what a view shows, but for where it comes from: names of one file have the same number.
+pub fn listing(view: &View) -> Vec<String> {
+    let mut numbers = std::collections::HashMap::new();
+    let describe = |found: ViewEntry<'_>| {
+        let streams = |entry: EntryRef<'_>| -> Vec<_> {
+            entry.streams().map(|(name, stream)| (name.to_string(), stream.size, stream.sha256)).collect()
+        };
+        let path = found.path.to_string();
+        match found.entry {
+            EntryRef::Dir(dir) => format!("{path} {:?} {:?}", dir.meta(), streams(found.entry)),
+            EntryRef::File(file, id) => {
+                let next = numbers.len();
+                let number = *numbers.entry(id).or_insert(next);
+                let (size, sha256) = (file.main().size, file.main().sha256);
+                format!("{path} {number} {:?} {size} {sha256:?} {:?}", file.meta(), streams(found.entry))
+            }
+            other => format!("{path} {other:?}"),
+        }
+    };
+    view.entries().map(describe).collect()
+}
+
+/// Does what events say: as a layer does, links and removals last.
+pub fn apply(events: &mut dyn WcowEvents, sink: &mut ModelSink<MemoryBlobs>) {
+    let mut last = Vec::new();
+    while let Some(event) = events.next_event().unwrap() {
+        match event {
+            LayerEvent::Add { path, meta, content } => {
+                sink.op(&CimOp::CreateFile { path: &path, meta: &meta, size: content.len() }).unwrap();
+                content.read_into(&mut |bytes| sink.write(bytes)).unwrap();
+                sink.op(&CimOp::EndStream).unwrap();
+            }
+            LayerEvent::Stream { of, name, content } => {
+                sink.op(&CimOp::CreateStream { of: &of, name: &name, size: content.len() }).unwrap();
+                content.read_into(&mut |bytes| sink.write(bytes)).unwrap();
+                sink.op(&CimOp::EndStream).unwrap();
+            }
+            LayerEvent::Link { path, target } => last.push((path, Some(target))),
+            LayerEvent::Remove { path } => last.push((path, None)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let is_block = sink.tree().kind() == CimKind::Block;
+    for (path, target) in last {
+        let op = match &target {
+            Some(target) if is_block && sink.tree().lookup(target).is_none() => {
+                CimOp::MergeLink { path: &path, target }
+            }
+            Some(target) => CimOp::HardLink { path: &path, target },
+            None if is_block => CimOp::Tombstone { path: &path },
+            None => CimOp::Delete { path: &path },
+        };
+        sink.op(&op).unwrap();
+    }
 }
 
 pub fn create_image(sink: &mut dyn CimSink, kind: CimKind) {
