@@ -80,8 +80,8 @@ pub struct Source {
 ///   [`ErrorKind::ConflictingEntries`].
 /// - An alternate stream of a name that the file has already replaces it.
 /// - A directory over a directory loses its alternate streams: they are given again with it.
-/// - A hard link over a directory, and from one, is [`ErrorKind::IsDirectory`]. A link of a name to itself changes
-///   nothing.
+/// - A hard link over a directory, and from one, is [`ErrorKind::IsDirectory`]. A link to a file that has the name
+///   already changes nothing.
 #[derive(Clone)]
 pub struct ImageTree {
     kind: CimKind,
@@ -321,6 +321,9 @@ impl ImageTree {
             _ => return Err(missing("no file for a hard link to", target)),
         };
         let (dir, key, name) = self.link_place(path)?;
+        if self.dirs.get(dir).children.get(&*key).is_some_and(|child| child.node == Node::File(file)) {
+            return Ok(());
+        }
         self.files.get_mut(file.id).names += 1;
         self.put(dir, key, name, Node::File(file));
         Ok(())
@@ -496,9 +499,6 @@ impl ImageTree {
                 self.last = None;
             }
             self.unname(old);
-        } else if matches!(node, Node::File(_)) {
-            // A link of a name to itself, or a file whose place was used again.
-            self.unname_link(node);
         }
     }
 
@@ -507,14 +507,6 @@ impl ImageTree {
         if let Some(Node::File(id)) = node {
             let file = self.files.get_mut(id.id);
             file.names = file.names.saturating_sub(1);
-        }
-    }
-
-    fn unname_link(&mut self, node: Node) {
-        if let Node::File(id) = node
-            && self.files.get(id.id).names > 1
-        {
-            self.unname(Some(node));
         }
     }
 
