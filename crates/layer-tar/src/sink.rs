@@ -37,7 +37,9 @@ const PIECE: usize = 256 * 1024;
 /// for them: records under their own names, times to the nanosecond, modes that say the type only, no owners, no
 /// slash behind directories, targets of symbolic links as they are. Attributes that are no records of Windows are
 /// refused, or left out where that is allowed ([`WriteOptions::lossy`]). A file without bytes is written as one that
-/// has a data stream; Windows says that or the contrary depending on its version.
+/// has a data stream; Windows says that or the contrary depending on its version. Two things are not as there, as they
+/// lose data: streams of directories and of links are written, and times that 64 bits of nanoseconds cannot hold are
+/// what they are.
 pub struct TarSink<'m, W> {
     out: W,
     options: WriteOptions,

@@ -31,6 +31,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             put(&corpus.join("blob_open"), &format!("{name}.{codec_name}"), &writer.finish()?.0)?;
         }
     }
+    for (name, tar) in cim_writer_abstraction::testing::archives::all() {
+        put(&corpus.join("wcow"), name, &tar)?;
+    }
     for (name, files, image) in cims() {
         put(&corpus.join("stdcim"), name, &Pack::pack(&files, image))?;
     }
