@@ -27,3 +27,32 @@ need() { # COMMAND PACKAGE...
     retry env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
 }
+
+# The Debian mirror that this machine's apt uses.
+mirror() {
+    if [ -n "${LAYERKIT_PEERS_MIRROR:-}" ]; then
+        echo "$LAYERKIT_PEERS_MIRROR"
+        return
+    fi
+    # shellcheck disable=SC2016  # apt expands these, not the shell
+    apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Identifier: Packages' |
+        awk -v release="$(. /etc/os-release && echo "${VERSION_CODENAME:-}")" '
+            $1 == "Debian" && $2 == release { print $3; exit }'
+}
+
+# Makes a minimal root of a Debian suite, anew.
+debian_root() { # SUITE DIRECTORY LOG
+    local from script=/usr/share/debootstrap/scripts/$1
+    # An older debootstrap does not know a newer suite by name; their scripts are all one.
+    [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
+    from=$(mirror)
+    [ -n "$from" ] || die "apt on this machine names no Debian mirror; set LAYERKIT_PEERS_MIRROR"
+    rm -rf --one-file-system "$2"
+    mkdir -p "$2"
+    debootstrap --variant=minbase --include=ca-certificates "$1" "$2" "$from" "$script" >"$3" || {
+        tail -n 20 "$3" >&2
+        return 1
+    }
+    # Whatever way this machine reaches its mirror, proxies too, counts in there as well.
+    apt-config dump Acquire::http Acquire::https >"$2/etc/apt/apt.conf.d/90host"
+}

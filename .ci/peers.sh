@@ -47,18 +47,6 @@ umoci 0.5"
 # A root made from another recipe than this one is made anew.
 recipe=$(printf '%s\n' "recipe 1" "$packages" "$extras" "$at_least" | sha256sum | cut -d' ' -f1)
 
-# The Debian mirror that this machine's apt uses.
-mirror() {
-    if [ -n "${LAYERKIT_PEERS_MIRROR:-}" ]; then
-        echo "$LAYERKIT_PEERS_MIRROR"
-        return
-    fi
-    # shellcheck disable=SC2016  # apt expands these, not the shell
-    apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Identifier: Packages' |
-        awk -v release="$(. /etc/os-release && echo "${VERSION_CODENAME:-}")" '
-            $1 == "Debian" && $2 == release { print $3; exit }'
-}
-
 mount_all() {
     mkdir -p "$root" "$share"
     # private: a mount made below it must not show up in base as well
@@ -90,22 +78,6 @@ sweep() {
 
 inside() { LC_ALL=C DEBIAN_FRONTEND=noninteractive chroot "$root" "$@"; }
 
-bare() { # SUITE: a minimal root of it
-    local from script=/usr/share/debootstrap/scripts/$1
-    # An older debootstrap does not know a newer suite by name; their scripts are all one.
-    [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
-    from=$(mirror)
-    [ -n "$from" ] || die "apt on this machine names no Debian mirror; set LAYERKIT_PEERS_MIRROR"
-    rm -rf --one-file-system "$base"
-    mkdir -p "$base"
-    debootstrap --variant=minbase --include=ca-certificates "$1" "$base" "$from" "$script" >"$top/debootstrap.log" || {
-        tail -n 20 "$top/debootstrap.log" >&2
-        return 1
-    }
-    # Whatever way this machine reaches its mirror, proxies too, counts in there as well.
-    apt-config dump Acquire::http Acquire::https >"$base/etc/apt/apt.conf.d/90host"
-}
-
 install() { # PACKAGE...
     inside apt-get install -y -qq --no-install-recommends -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@" \
         >"$top/install.log" 2>&1 || {
@@ -117,7 +89,7 @@ install() { # PACKAGE...
 fill() { # SUITE: a root of it with the packages
     local name
     unmount_all
-    retry bare "$1" && mount_all || return 1
+    retry debian_root "$1" "$base" "$top/debootstrap.log" && mount_all || return 1
     for name in $packages; do
         inside apt-cache show "$name" >/dev/null 2>&1 || { say "$1 has no $name" && return 1; }
     done

@@ -26,6 +26,7 @@
 //! | `emu` | with the feature `emulator`: the functions of CimFS, which keep images in memory |
 //! | [`table`] | the Win32 interface: a table of functions, and a sink over it |
 //! | `testing` | with the feature `testing`: the suite that every sink should pass |
+//! | `windows` | on Windows: its DLLs, loaded into the table |
 //! | [`validate`] | [`Validate`]: operations checked before any sink gets them |
 //! | [`boot`] | the CIM that a utility VM boots from |
 //! | [`legacy`] | layer directories of older tools, read and written |
@@ -77,6 +78,8 @@ pub mod typed;
 pub mod validate;
 pub mod vhd;
 pub mod wcow;
+#[cfg(windows)]
+pub mod windows;
 
 pub use caps::Capabilities;
 pub use event::LayerEvent;

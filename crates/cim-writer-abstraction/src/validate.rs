@@ -198,7 +198,10 @@ impl<S: CimSink> Validate<S> {
             CimOp::Commit => self.state = State::Committed,
             CimOp::Close => self.state = State::Closed,
             CimOp::Seal { .. } => self.state = State::Sealed,
-            CimOp::Discard => self.state = State::Discarded,
+            CimOp::Discard => {
+                self.stream = None;
+                self.state = State::Discarded;
+            }
             CimOp::HardLink { .. }
             | CimOp::MergeLink { .. }
             | CimOp::Delete { .. }

@@ -213,8 +213,9 @@ impl World {
             // A merged image has what its sources have.
             return Err(HResult::INVALID_ARGUMENT);
         }
+        open.op(op)?;
         open.written = true;
-        open.op(op)
+        Ok(())
     }
 
     pub(super) fn create_stream(&mut self, handle: usize, op: &CimOp<'_>) -> Called<usize> {
@@ -246,15 +247,17 @@ impl World {
     pub(super) fn add_source(&mut self, handle: usize, image: &str, flags: MergeFlags) -> Called {
         let (container, name) = image.rsplit_once('\\').ok_or(HResult::INVALID_ARGUMENT)?;
         let name = CimName::new(name).map_err(|_| HResult::INVALID_ARGUMENT)?;
+        let open = self.image(handle)?;
+        if open.written || (open.flags & STORAGE).is_empty() || merge_flags(open.flags) != flags {
+            return Err(HResult::INVALID_ARGUMENT);
+        }
         let place = self.places.get(&key(container)).ok_or(HResult::FILE_NOT_FOUND)?;
         let tree = place.images.get(&key(name.as_str())).ok_or(HResult::FILE_NOT_FOUND)?.tree.clone();
-        if flags != place.merge_flags() {
+        // A merged image is no source of another.
+        if flags != place.merge_flags() || !tree.sources().is_empty() {
             return Err(HResult::INVALID_ARGUMENT);
         }
         let open = self.image(handle)?;
-        if open.written || merge_flags(open.flags) != flags || !tree.sources().is_empty() {
-            return Err(HResult::INVALID_ARGUMENT);
-        }
         open.op(&CimOp::AddSource { container, name: &name, flags })?;
         open.sources.push(tree);
         Ok(())
