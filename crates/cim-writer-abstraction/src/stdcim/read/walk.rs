@@ -63,7 +63,7 @@ impl Visits {
     }
 
     /// Notes that the directory `dir` is entry `at` of `parent`.
-    pub(in crate::stdcim) fn enter(&mut self, dir: FileId, parent: FileId, at: u32) -> Result<()> {
+    fn enter(&mut self, dir: FileId, parent: FileId, at: u32) -> Result<()> {
         if *self.met.entry(dir).or_insert((parent, at)) == (parent, at) {
             return Ok(());
         }

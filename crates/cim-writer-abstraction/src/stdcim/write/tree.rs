@@ -65,11 +65,11 @@ impl Tree {
         let root = image.root();
         let mut tree = Self { nodes: vec![Node::inherit(&root)?], upcase };
         let mut visits = Visits::default();
-        visits.enter(root.id(), root.id(), ROOT_AT)?;
+        visits.enter_charged(&root, root.id(), ROOT_AT)?;
         let mut known: HashMap<FileId, NodeId> = HashMap::new();
         let mut open = vec![(root, Self::ROOT)];
         while let Some((dir, parent)) = open.pop() {
-            for (at, entry) in dir.entries()?.enumerate() {
+            for (at, entry) in (0..).zip(dir.entries()?) {
                 let entry = entry?;
                 let file = image.file(entry.id)?;
                 let node = match known.get(&entry.id) {
@@ -81,7 +81,7 @@ impl Tree {
                     }
                 };
                 if file.is_dir() {
-                    visits.enter(entry.id, dir.id(), u32::try_from(at).unwrap_or(ROOT_AT))?;
+                    visits.enter_charged(&file, dir.id(), at)?;
                     open.push((file, node));
                 }
                 let name: Box<[u16]> = utf16(&entry.name).into();
