@@ -4,7 +4,6 @@ use std::{
     ffi::{CStr, c_void},
     fmt,
     mem::{align_of, offset_of, size_of},
-    ptr,
 };
 
 /// `CIMFS_IMAGE_HANDLE`: opaque.
@@ -20,7 +19,7 @@ pub type Pcwstr = *const u16;
 
 /// `CIMFS_FILE_METADATA`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct FileMetadata {
     /// `FILE_ATTRIBUTE_*`.
     pub attributes: u32,
@@ -295,24 +294,5 @@ functions! {
         close_hive, c"ORCloseHive" in Offreg: fn(RegistryHandle) -> u32;
         /// Key.
         create_hive, c"ORCreateHive" in Offreg: fn(*mut RegistryHandle) -> u32;
-    }
-}
-
-impl Default for FileMetadata {
-    fn default() -> Self {
-        Self {
-            attributes: 0,
-            file_size: 0,
-            creation_time: 0,
-            last_write_time: 0,
-            change_time: 0,
-            last_access_time: 0,
-            security_descriptor: ptr::null(),
-            security_descriptor_size: 0,
-            reparse_data: ptr::null(),
-            reparse_data_size: 0,
-            ea: ptr::null(),
-            ea_size: 0,
-        }
     }
 }
