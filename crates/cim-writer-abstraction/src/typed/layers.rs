@@ -154,7 +154,7 @@ impl<I: Integrity> BlockCim<SingleFile, I> {
     /// The same image, seen from a virtual machine that its container was attached to as the disk `path`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] when the path is empty.
+    /// [`ErrorKind::InvalidArgument`](layer_model::ErrorKind::InvalidArgument) when the path is empty.
     pub fn attached_at(&self, path: impl Into<Box<str>>) -> Result<BlockCim<Device, I>> {
         Ok(BlockCim {
             container: Container::new(path)?,
