@@ -37,8 +37,8 @@ pub struct Descriptor {
     pub root_digest: Option<String>,
     /// The digest of the layer's uncompressed tar.
     pub diff_id: Option<String>,
-    /// Those of the layers below, nearest first.
-    pub parents: Vec<String>,
+    /// Those of the layers below, nearest first; null for a layer that did not come from a tar.
+    pub parents: Vec<Option<String>>,
     /// Hives that are still to be merged, by their names below `Hives`.
     pub recorded_hives: Vec<String>,
     /// What a merged image was made of, topmost first.
@@ -208,7 +208,7 @@ impl Descriptor {
         }
         let found: Self = serde_json::from_slice(&json).map_err(invalid)?;
         CimName::new(found.name.as_str())?;
-        for digest in found.diff_id.iter().chain(&found.parents) {
+        for digest in found.diff_id.iter().chain(found.parents.iter().flatten()) {
             digest.parse::<Digest>()?;
         }
         found.sources.iter().try_for_each(Source::check)?;
@@ -227,6 +227,19 @@ impl Descriptor {
         Err(Error::new(kind, "a layer of another form is needed"))
     }
 
+    /// Checks that a layer described so can be in one stack with this one.
+    pub(crate) fn expect_same(&self, kind: DescribedKind, verified: bool) -> Result<()> {
+        let form = |kind: DescribedKind, verified: bool| match (kind, verified) {
+            (DescribedKind::Block, true) => "verified block CIM",
+            (kind, _) => kind.form(),
+        };
+        let (expected, got) = (form(self.kind, self.verified), form(kind, verified));
+        if expected == got {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::WrongForm { expected, got }, "layers of different forms are no stack"))
+    }
+
     /// Checks that `parents`, nearest first, are those of this layer.
     ///
     /// # Errors
@@ -238,8 +251,9 @@ impl Descriptor {
             return Err(Error::new(ErrorKind::InvalidArgument, what));
         }
         for (at, (wanted, given)) in self.parents.iter().zip(given).enumerate() {
-            if given != Some(wanted) {
-                let given = given.unwrap_or("of no known diff id");
+            if given != wanted.as_deref() {
+                let name = |id: Option<&str>| id.unwrap_or("of no known diff id").to_owned();
+                let (wanted, given) = (name(wanted.as_deref()), name(given));
                 let what = format!("parent {at} of the layer is {wanted}, the one given is {given}");
                 return Err(Error::new(ErrorKind::InvalidArgument, what));
             }
@@ -266,7 +280,7 @@ mod tests {
         let mut described =
             Descriptor::new(DescribedKind::Block, "layer.vhd", &CimName::new("layer.cim").unwrap());
         described.diff_id = Some(Digest::sha256("tar").to_string());
-        described.parents = vec![Digest::sha256("parent").to_string()];
+        described.parents = vec![Some(Digest::sha256("parent").to_string())];
         described
     }
 
@@ -287,7 +301,7 @@ mod tests {
         let mut parent = Descriptor::new(DescribedKind::Block, "p", &CimName::new("layer.cim").unwrap());
         assert!(described.check_parents([]).is_err());
         assert!(described.check_parents([&parent]).is_err());
-        parent.diff_id = Some(described.parents[0].clone());
+        parent.diff_id.clone_from(&described.parents[0]);
         assert!(described.check_parents([&parent]).is_ok());
     }
 

@@ -35,6 +35,7 @@
 //! | [`content`] | where the bytes of streams go: blobs, named by their SHA-256 |
 //! | [`journal`] | operations as lines of JSON, and back |
 //! | [`model`] | [`ImageTree`](model::ImageTree): what is in an image, and what merging makes of it |
+//! | [`recorded`] | layers as directories with their journals, on any platform |
 //! | [`record`] | [`Recorder`]: journal, content and tree of an import |
 //! | `stdcim` | standard CIMs on disk (feature `ondisk`) |
 //!
@@ -67,6 +68,7 @@ pub mod path;
 pub mod plan;
 pub mod profile;
 pub mod record;
+pub mod recorded;
 pub mod reparse;
 pub mod security;
 #[cfg(feature = "ondisk")]

@@ -277,6 +277,25 @@ impl<S: CimSink + ?Sized> CimSink for Box<S> {
     }
 }
 
+/// A sink that is there or not: without it, everything is taken and nothing is kept.
+impl<S: CimSink> CimSink for Option<S> {
+    fn op(&mut self, op: &CimOp<'_>) -> Result<()> {
+        self.as_mut().map_or(Ok(()), |sink| sink.op(op))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.as_mut().map_or(Ok(()), |sink| sink.write(bytes))
+    }
+
+    fn root_digest(&mut self) -> Result<Option<[u8; 32]>> {
+        self.as_mut().map_or(Ok(None), CimSink::root_digest)
+    }
+
+    fn container_len(&mut self) -> Result<Option<u64>> {
+        self.as_mut().map_or(Ok(None), CimSink::container_len)
+    }
+}
+
 /// Two sinks that get the same: a journal and a real image, say. An error of the first ends it for both.
 impl<A: CimSink, B: CimSink> CimSink for (A, B) {
     fn op(&mut self, op: &CimOp<'_>) -> Result<()> {

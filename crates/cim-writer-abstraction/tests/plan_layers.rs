@@ -1,4 +1,5 @@
 //! What layers become: the operations, in their order, and what is refused.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{path::Path, sync::Arc};
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use layer_model::Result;
+use layer_model::{Digest, Result};
 
 use super::{BlockStorage, Container, Device, ImageDir, Integrity, RootDigest, SingleFile, Verified};
 use crate::{
@@ -18,13 +18,15 @@ pub(super) struct Beside {
     pub(super) files: LayerDir,
     /// Hives that are still to be merged.
     pub(super) recorded: Vec<String>,
+    /// The digest of the layer's uncompressed tar.
+    pub(super) diff_id: Option<Digest>,
     /// What is in the image, where that is known.
     pub(super) tree: Option<Arc<ImageTree>>,
 }
 
 impl Beside {
     pub(super) fn new(files: LayerDir) -> Self {
-        Self { files, recorded: Vec::new(), tree: None }
+        Self { files, recorded: Vec::new(), diff_id: None, tree: None }
     }
 
     pub(super) fn hives(&self) -> HiveSource {
@@ -38,6 +40,25 @@ macro_rules! beside {
         #[must_use]
         pub fn with_recorded_hives(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
             self.beside.recorded = names.into_iter().map(Into::into).collect();
+            self
+        }
+
+        /// The same layer, made of the tar of this digest.
+        #[must_use]
+        pub fn with_diff_id(mut self, diff_id: Option<Digest>) -> Self {
+            self.beside.diff_id = diff_id;
+            self
+        }
+
+        /// The digest of the uncompressed tar that the layer was made of, where that is known.
+        pub fn diff_id(&self) -> Option<&Digest> {
+            self.beside.diff_id.as_ref()
+        }
+
+        /// The same layer, whose layer directory is now here.
+        #[must_use]
+        pub fn with_files(mut self, files: LayerDir) -> Self {
+            self.beside.files = files;
             self
         }
 
