@@ -22,7 +22,7 @@ mod refusals;
 mod writer;
 
 pub use import::{Import, ImportOptions};
-pub use layers::{BlockCim, ForkedCim};
+pub use layers::{BlockCim, CimLayer, ForkedCim};
 pub use marker::{
     BaseRole, BlockStorage, ChildRole, Device, Forked, Integrity, Role, RootDigest, SingleFile, Storage,
     Unverified, Verified, WritableStorage,

@@ -8,6 +8,7 @@
 //! | [`OverlayApplier`] | a new directory that holds this one layer | whiteouts and opaque marks, as the kernel reads them |
 //! | [`FlatApplier`] | a directory that holds the merged tree | deletions |
 //! | [`ErofsApplier`] | an EROFS image that holds this one layer | whiteouts and opaque marks, as the kernel reads them |
+//! | [`CimApplier`] | a Windows CIM that holds this one layer, or a fork with it | deletions of a fork, or tombstones |
 //!
 //! An [`OverlayApplier`] holds its parents as typed handles and asks them for what the layer leaves out: what
 //! the directories above its files look like, where links lead, what a hard link to another layer names. Layers
@@ -82,6 +83,7 @@
 
 #[cfg(target_os = "linux")]
 mod budget;
+pub mod cim;
 #[cfg(target_os = "linux")]
 mod data;
 #[cfg(target_os = "linux")]
@@ -101,6 +103,7 @@ mod overlay;
 #[cfg(target_os = "linux")]
 mod walk;
 
+pub use self::cim::CimApplier;
 #[cfg(target_os = "linux")]
 pub use self::{
     erofs::{

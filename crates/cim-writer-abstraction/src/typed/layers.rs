@@ -7,6 +7,7 @@ use layer_model::{Digest, Result};
 use super::{BlockStorage, Container, Device, ImageDir, Integrity, RootDigest, SingleFile, Verified};
 use crate::{
     CimName,
+    descriptor::{DescribedKind, Descriptor},
     model::ImageTree,
     plan::{HiveSource, LayerDir},
 };
@@ -27,6 +28,12 @@ pub(super) struct Beside {
 impl Beside {
     pub(super) fn new(files: LayerDir) -> Self {
         Self { files, recorded: Vec::new(), diff_id: None, tree: None }
+    }
+
+    fn describe(&self, mut described: Descriptor) -> Descriptor {
+        described.recorded_hives.clone_from(&self.recorded);
+        described.diff_id = self.diff_id.as_ref().map(Digest::to_string);
+        described
     }
 
     pub(super) fn hives(&self) -> HiveSource {
@@ -183,5 +190,50 @@ impl<I: Integrity> BlockCim<SingleFile, I> {
             evidence: self.evidence.clone(),
             beside: self.beside.clone(),
         })
+    }
+}
+
+/// What can be done with a layer of either kind.
+pub trait CimLayer: Clone {
+    /// What is to be written down about it, but for where it came from.
+    fn describe(&self) -> Descriptor;
+
+    /// The digest of the uncompressed tar that it was made of, where that is known.
+    fn diff_id(&self) -> Option<&Digest>;
+
+    /// The same layer, with its files in their place, its tree, and its origin.
+    #[must_use]
+    fn settled(self, files: LayerDir, tree: ImageTree, diff_id: Option<Digest>) -> Self;
+}
+
+impl CimLayer for ForkedCim {
+    fn describe(&self) -> Descriptor {
+        let described = Descriptor::new(DescribedKind::Forked, self.dir.path(), &self.name);
+        self.beside.describe(described)
+    }
+
+    fn diff_id(&self) -> Option<&Digest> {
+        self.diff_id()
+    }
+
+    fn settled(self, files: LayerDir, tree: ImageTree, diff_id: Option<Digest>) -> Self {
+        self.with_files(files).with_tree(Arc::new(tree)).with_diff_id(diff_id)
+    }
+}
+
+impl<S: BlockStorage, I: Integrity> CimLayer for BlockCim<S, I> {
+    fn describe(&self) -> Descriptor {
+        let mut described = Descriptor::new(DescribedKind::Block, self.container.path(), &self.name);
+        described.verified = I::SEALED;
+        described.root_digest = I::digest(&self.evidence).map(|digest| digest.to_string());
+        self.beside.describe(described)
+    }
+
+    fn diff_id(&self) -> Option<&Digest> {
+        self.diff_id()
+    }
+
+    fn settled(self, files: LayerDir, tree: ImageTree, diff_id: Option<Digest>) -> Self {
+        self.with_files(files).with_tree(Arc::new(tree)).with_diff_id(diff_id)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use layer_model::Result;
+
 use crate::{
+    Capabilities,
     caps::{CanVerify, CanWriteBlocks},
     op::{CimKind, CreateFlags, MergeFlags, MountFlags},
 };
@@ -91,6 +94,12 @@ pub trait Integrity: Sealed + Send + Sync + 'static {
     /// What says so when it is merged.
     const MERGE: MergeFlags;
 
+    /// The token, where such images can be written.
+    ///
+    /// # Errors
+    /// [`NotSupported`](layer_model::ErrorKind::NotSupported), with the reason.
+    fn token(capabilities: &Capabilities) -> Result<Self::Token>;
+
     /// What is known of an image of which `digest` is known.
     fn evidence(digest: Option<RootDigest>) -> Self::Evidence;
 
@@ -116,6 +125,10 @@ impl Integrity for Unverified {
     const CREATE: CreateFlags = CreateFlags::empty();
     const MERGE: MergeFlags = MergeFlags::empty();
 
+    fn token(capabilities: &Capabilities) -> Result<Self::Token> {
+        capabilities.write_blocks()
+    }
+
     fn evidence(_: Option<RootDigest>) -> Self::Evidence {}
 
     fn digest((): &Self::Evidence) -> Option<RootDigest> {
@@ -129,6 +142,10 @@ impl Integrity for Verified {
     const SEALED: bool = true;
     const CREATE: CreateFlags = CreateFlags::VERIFIED;
     const MERGE: MergeFlags = MergeFlags::VERIFIED;
+
+    fn token(capabilities: &Capabilities) -> Result<Self::Token> {
+        capabilities.verify()
+    }
 
     fn evidence(digest: Option<RootDigest>) -> Self::Evidence {
         digest
