@@ -32,7 +32,9 @@ use crate::{
     model::{ImageTree, Rules},
     plan::LayerDir,
     record::Recorded,
-    typed::{BlockCim, Container, ForkedCim, ImageDir, Integrity, RootDigest, SingleFile, Unverified, Verified},
+    typed::{
+        BlockCim, Container, ForkedCim, ImageDir, Integrity, RootDigest, SingleFile, Unverified, Verified,
+    },
 };
 
 const JOURNAL: &str = "journal.jsonl";
@@ -99,7 +101,11 @@ impl RecordStage {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn publish(mut self, sink: RecordSink, descriptor: &Descriptor) -> Result<(RecordedLayer, ImageTree)> {
+    pub fn publish(
+        mut self,
+        sink: RecordSink,
+        descriptor: &Descriptor,
+    ) -> Result<(RecordedLayer, ImageTree)> {
         let Recorded { journal, blobs, mut tree, .. } = sink.finish()?;
         journal.sync_all().during("write the journal to disk")?;
         let content = blobs.finish(true)?;
@@ -163,7 +169,8 @@ impl RecordedLayer {
     /// # Errors
     /// Those of opening it.
     pub fn journal(&self) -> Result<BufReader<File>> {
-        let journal = File::open(self.dir.join(JOURNAL)).during("open the journal").map_err(|e| self.named(e))?;
+        let journal =
+            File::open(self.dir.join(JOURNAL)).during("open the journal").map_err(|e| self.named(e))?;
         Ok(BufReader::with_capacity(1 << 20, journal))
     }
 
@@ -185,8 +192,8 @@ impl RecordedLayer {
     /// # Errors
     /// As [`journal::read_tree`], and those of opening the content.
     pub fn tree(&self, parent: Option<&ImageTree>) -> Result<ImageTree> {
-        let mut tree =
-            journal::read_tree(self.journal()?, parent, Rules::default()).map_err(|error| self.named(error))?;
+        let mut tree = journal::read_tree(self.journal()?, parent, Rules::default())
+            .map_err(|error| self.named(error))?;
         tree.set_contents(Arc::new(self.content()?));
         Ok(tree)
     }
@@ -260,7 +267,11 @@ fn forked(layers: &[RecordedLayer]) -> Result<Vec<ForkedCim>> {
         let described = &layer.descriptor;
         let dir = match &dir {
             Some(dir) if dir.path() != described.container => {
-                let what = format!("the image directory is {}, that of its parent {}", described.container, dir.path());
+                let what = format!(
+                    "the image directory is {}, that of its parent {}",
+                    described.container,
+                    dir.path()
+                );
                 return Err(Error::new(ErrorKind::InvalidArgument, what).context(layer.dir.display()));
             }
             Some(dir) => dir,
@@ -281,7 +292,8 @@ fn block<I: Integrity>(layers: &[RecordedLayer]) -> Result<Vec<BlockCim<SingleFi
         let digest = described.root_digest.as_deref().and_then(RootDigest::parse);
         let container = Container::new(described.container.as_str())?;
         let handle = BlockCim::new(container, layer.name()?, layer.files(), I::evidence(digest));
-        let handle = handle.with_tree(Arc::new(layer.tree(None)?)).with_recorded_hives(&described.recorded_hives);
+        let handle =
+            handle.with_tree(Arc::new(layer.tree(None)?)).with_recorded_hives(&described.recorded_hives);
         Ok(handle.with_diff_id(layer.diff_id()?))
     };
     layers.iter().map(handle).collect()

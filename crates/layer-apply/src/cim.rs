@@ -12,8 +12,8 @@ use cim_writer_abstraction::{
     plan::{PlanOptions, Planned},
     recorded::{RecordSink, RecordStage, RecordedLayer},
     typed::{
-        BlockCim, CimLayer, Committed, Container, Forked, ForkedCim, ImageDir, Import, ImportOptions, Integrity, Role,
-        SingleFile, Target, Writer,
+        BlockCim, CimLayer, Committed, Container, Forked, ForkedCim, ImageDir, Import, ImportOptions,
+        Integrity, Role, SingleFile, Target, Writer,
     },
     vhd::UniqueId,
     wcow::{WcowOptions, WcowSource},
@@ -90,7 +90,10 @@ struct RecordedOptions {
 
 impl<L: fmt::Debug> fmt::Debug for CimImport<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CimImport").field("layer", &self.layer).field("planned", &self.planned).finish_non_exhaustive()
+        f.debug_struct("CimImport")
+            .field("layer", &self.layer)
+            .field("planned", &self.planned)
+            .finish_non_exhaustive()
     }
 }
 

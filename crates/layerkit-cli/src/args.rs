@@ -1,5 +1,6 @@
 //! The command line, as scripts rely on it.
 
+pub(crate) mod cim;
 pub(crate) mod erofs;
 
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ pub(crate) enum Command {
         /// `oci:DIR[:TAG]`, `docker-archive:FILE`, or the directory of an OCI layout
         image: String,
     },
+    /// Import, show and read layers of Windows in CIMs
+    Cim(cim::Cim),
     /// Build, read, check, merge and protect EROFS images
     Erofs(erofs::Erofs),
     /// Look after a content store

@@ -1,6 +1,7 @@
 //! One module for each verb: arguments in, library calls, an outcome out.
 
 mod apply;
+mod cim;
 mod commit;
 mod convert;
 mod diff;
@@ -27,6 +28,7 @@ pub(crate) fn run(command: Command, global: &Global) -> Result<Outcome> {
         Command::Diff(args) => diff::diff(&args, global),
         Command::Commit(args) => commit::commit(&args, global),
         Command::Convert(args) => convert::convert(&args, global),
+        Command::Cim(args) => cim::cim(args, global),
         Command::Erofs(args) => erofs::erofs(args, global),
         Command::Store(args) => store::store(args, global),
     }

@@ -11,6 +11,7 @@
 //! | compute the layer that an upper directory or a tree makes | [`diff()`], [`diff_to_file`], [`diff_to_store`] with a [`Changed`] |
 //! | append that layer to an image | [`commit()`], [`commit_new`] |
 //! | convert the layers of an image, to EROFS images or another compression | [`convert()`] |
+//! | import layers of Windows into CIMs | [`cim`] |
 //! | look at an image, read its blobs | [`Image`] |
 //! | keep blobs | [`store::LocalStore`] |
 //! | read or write layer tars, compress, check digests | [`tar`] |
@@ -44,6 +45,7 @@
 mod blob;
 mod changed;
 mod changes;
+pub mod cim;
 mod commit;
 mod convert;
 mod diff;
@@ -57,6 +59,7 @@ mod parallel;
 mod stack_file;
 mod unpack;
 
+pub use cim_writer_abstraction as cim_format;
 pub use content_store as store;
 pub use erofs_format as format;
 pub use kernel_mount as kernel;

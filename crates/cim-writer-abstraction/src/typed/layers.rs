@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use layer_model::{Digest, Result};
+use layer_model::{Digest, Error, ErrorKind, Form, Layer, LayerDir as TreeDir, LayerTree, Result};
 
 use super::{BlockStorage, Container, Device, ImageDir, Integrity, RootDigest, SingleFile, Verified};
 use crate::{
@@ -28,6 +28,10 @@ pub(super) struct Beside {
 impl Beside {
     pub(super) fn new(files: LayerDir) -> Self {
         Self { files, recorded: Vec::new(), diff_id: None, tree: None }
+    }
+
+    fn root(&self) -> Result<Arc<dyn TreeDir>> {
+        Err(Error::new(ErrorKind::NotSupported, "the image cannot be looked into without its record"))
     }
 
     fn describe(&self, mut described: Descriptor) -> Descriptor {
@@ -190,6 +194,39 @@ impl<I: Integrity> BlockCim<SingleFile, I> {
             evidence: self.evidence.clone(),
             beside: self.beside.clone(),
         })
+    }
+}
+
+impl LayerTree for ForkedCim {
+    fn root(&self) -> Result<Arc<dyn TreeDir>> {
+        self.beside.root()
+    }
+}
+
+impl<S: BlockStorage, I: Integrity> LayerTree for BlockCim<S, I> {
+    fn root(&self) -> Result<Arc<dyn TreeDir>> {
+        self.beside.root()
+    }
+}
+
+impl Layer for ForkedCim {
+    const FORM: Form = Form::FORKED_CIM;
+
+    fn as_tree(&self) -> Option<&dyn LayerTree> {
+        self.beside.tree.is_some().then_some(self)
+    }
+}
+
+impl<S: BlockStorage, I: Integrity> Layer for BlockCim<S, I> {
+    const FORM: Form = match (S::MOUNT.bits() == SingleFile::MOUNT.bits(), I::SEALED) {
+        (true, false) => Form::BLOCK_CIM,
+        (true, true) => Form("verified block CIM"),
+        (false, false) => Form("block CIM on a device"),
+        (false, true) => Form("verified block CIM on a device"),
+    };
+
+    fn as_tree(&self) -> Option<&dyn LayerTree> {
+        self.beside.tree.is_some().then_some(self)
     }
 }
 
