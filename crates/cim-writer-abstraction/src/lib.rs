@@ -37,6 +37,7 @@
 //! | [`model`] | [`ImageTree`](model::ImageTree): what is in an image, and what merging makes of it |
 //! | [`recorded`] | layers as directories with their journals, on any platform |
 //! | [`record`] | [`Recorder`]: journal, content and tree of an import |
+//! | [`mod@self_test`] | CIMs made, mounted, walked and compared on the machine at hand |
 //! | `stdcim` | standard CIMs on disk (feature `ondisk`) |
 //!
 //! It refuses to guess what is not public: block CIMs are written by Windows alone, and digests of verified CIMs come
@@ -71,6 +72,7 @@ pub mod record;
 pub mod recorded;
 pub mod reparse;
 pub mod security;
+pub mod self_test;
 #[cfg(feature = "ondisk")]
 pub mod stdcim;
 pub mod table;

@@ -84,9 +84,9 @@ fn footer(id: &str) -> Result<UniqueId> {
         .then(|| u128::from_str_radix(&digits, 16).ok())
         .flatten()
         .map(u128::to_be_bytes);
-    bytes
-        .map(UniqueId::Fixed)
-        .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "--footer takes 32 hexadecimal digits").entry(id))
+    bytes.map(UniqueId::Fixed).ok_or_else(|| {
+        Error::new(ErrorKind::InvalidArgument, "--footer takes 32 hexadecimal digits").entry(id)
+    })
 }
 
 fn replay(args: &Replay, global: &Global) -> Result<Outcome> {
@@ -99,7 +99,8 @@ fn replay(args: &Replay, global: &Global) -> Result<Outcome> {
                 _ => Major::V3,
             };
             let images = cim::replay_to_cims(journals, output, major, watch)?;
-            let text = images.iter().map(|name| format!("{}\n", output.join(name).display())).collect::<String>();
+            let text =
+                images.iter().map(|name| format!("{}\n", output.join(name).display())).collect::<String>();
             Ok(Outcome::new(json!({ "images": images }), text))
         }
         ReplayTo::Layer | ReplayTo::Tar => {
@@ -168,7 +169,8 @@ fn cat(image: &Image, path: &str) -> Result<Outcome> {
         None => (path, None),
     };
     let missing = |what: &str| Error::new(ErrorKind::NotFound, what).entry(path);
-    let found = image.lookup(&CimPath::new(file.replace('/', "\\"))?)?.ok_or_else(|| missing("no such file"))?;
+    let found =
+        image.lookup(&CimPath::new(file.replace('/', "\\"))?)?.ok_or_else(|| missing("no such file"))?;
     let content = match &stream {
         Some(name) => found.open_stream(name)?.ok_or_else(|| missing("no such stream"))?,
         None if found.is_dir() => {
