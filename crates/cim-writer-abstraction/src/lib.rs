@@ -37,6 +37,7 @@
 //! | [`model`] | [`ImageTree`](model::ImageTree): what is in an image, and what merging makes of it |
 //! | [`recorded`] | layers as directories with their journals, on any platform |
 //! | [`record`] | [`Recorder`]: journal, content and tree of an import |
+//! | [`here`] | the CimFS of the machine at hand |
 //! | [`mod@self_test`] | CIMs made, mounted, walked and compared on the machine at hand |
 //! | `stdcim` | standard CIMs on disk (feature `ondisk`) |
 //!
@@ -55,6 +56,7 @@ pub mod ea;
 pub mod emu;
 pub mod event;
 pub mod guid;
+pub mod here;
 pub mod hive;
 pub mod identity;
 pub mod journal;

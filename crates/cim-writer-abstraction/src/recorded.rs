@@ -25,10 +25,11 @@ use std::{
 use layer_model::{Digest, Error, ErrorKind, IoContext, Result, Stack};
 
 use crate::{
-    CimKind, CimName, Recorder,
-    content::{ContentPack, PackWriter},
+    CimKind, CimName, CimPath, CimSink, Recorder,
+    content::{Blob, ContentPack, PackWriter},
     descriptor::{DescribedKind, Descriptor, FILE_NAME},
-    journal,
+    hive::HiveMerger,
+    journal::{self, MergedHives},
     model::{ImageTree, Rules},
     plan::LayerDir,
     record::Recorded,
@@ -198,6 +199,19 @@ impl RecordedLayer {
         Ok(tree)
     }
 
+    /// Does to `sink` what was done when the layer was imported. Hives that were only recorded are merged by `merger`, and
+    /// put where they belong among the files of the layer.
+    ///
+    /// # Errors
+    /// As [`journal::Replay::run`], and those of merging.
+    pub fn replay(&self, sink: &mut dyn CimSink, merger: Option<&dyn HiveMerger>) -> Result<()> {
+        let content = self.content()?;
+        let mut hives = Hives { files: self.files(), merger };
+        let replay = journal::Replay::new(&content).hives(&mut hives).beside(true);
+        replay.run(self.journal()?, sink).map_err(|error| self.named(error))?;
+        Ok(())
+    }
+
     fn named(&self, error: Error) -> Error {
         error.context(self.dir.join(JOURNAL).display())
     }
@@ -208,6 +222,29 @@ impl RecordedLayer {
 
     fn name(&self) -> Result<CimName> {
         CimName::new(self.descriptor.name.as_str())
+    }
+}
+
+/// The hives of a layer that is replayed.
+struct Hives<'m> {
+    files: LayerDir,
+    merger: Option<&'m dyn HiveMerger>,
+}
+
+impl MergedHives for Hives<'_> {
+    fn merged_hive(&mut self, base: &str, delta: &CimPath, out: &CimPath) -> Result<Option<Blob>> {
+        let Some(merger) = self.merger else { return Ok(None) };
+        let made = self.files.host_path(out)?;
+        if !made.exists() {
+            // The directory is the host's, with its separators; what is in it is named as in an image.
+            let Some((dir, name)) = base.rsplit_once(r"\Hives\") else {
+                return Err(Error::new(ErrorKind::CorruptImage, format!("{base} is no hive of a layer")));
+            };
+            merger.merge(&Path::new(dir).join("Hives").join(name), &self.files.host_path(delta)?, &made)?;
+        }
+        let file = File::open(&made).during("open a merged hive")?;
+        let size = file.metadata().during("look at a merged hive")?.len();
+        Ok(Some(Blob::new(Arc::new(file), 0, size)))
     }
 }
 

@@ -8,9 +8,12 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use layer_model::{Error, ErrorKind, Result, Silent, Stack};
 
+use sha2::{Digest, Sha256};
+
 use crate::{
     Attributes, Capabilities, CimKind, CimName, CimPath, FileMeta, FileTime, Guid, StreamName,
     content::MemoryBlobs,
+    here,
     model::{self, EntryRef, ImageTree, ModelSink, View},
     plan::LayerDir,
     table::{CimApi, ImageRef, Mount, TableSink},
@@ -263,37 +266,24 @@ fn no_model() -> Error {
     Error::new(ErrorKind::FailedPrecondition, "the model has no image to compare with")
 }
 
-/// Runs the test with the CimFS of this machine.
-///
-/// # Errors
-/// [`ErrorKind::NotSupported`] anywhere but on Windows; those of [`self_test`].
-#[cfg(not(windows))]
-pub fn self_test_here(_dir: &Path) -> Result<Vec<String>> {
-    Capabilities::probe().mount()?;
-    Err(Error::new(ErrorKind::NotSupported, "CimFS is part of Windows"))
-}
-
 /// Runs the test with the CimFS of this machine, in `dir`, which is made when it is not there.
 ///
 /// # Errors
-/// Those of [`self_test`].
-#[cfg(windows)]
+/// [`ErrorKind::NotSupported`] anywhere but on Windows; those of [`self_test`].
 pub fn self_test_here(dir: &Path) -> Result<Vec<String>> {
+    let api = here::cimfs()?;
     std::fs::create_dir_all(dir).map_err(|error| Error::io("make the directory of the test", error))?;
     let dir = dir
         .to_str()
         .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "the directory is no Unicode text"))?;
-    self_test(&crate::windows::cimfs()?, &Capabilities::probe(), &HostVolumes, dir)
+    self_test(&api, &Capabilities::probe(), &HostVolumes, dir)
 }
 
 /// Volumes as the file system of Windows shows them.
-#[cfg(windows)]
 struct HostVolumes;
 
-#[cfg(windows)]
 impl Volumes for HostVolumes {
     fn list(&self, volume: Guid) -> Result<Listing> {
-        use sha2::{Digest, Sha256};
         let (root, mut listing) = (crate::identity::volume_path(volume), Listing::new());
         let mut open = vec![CimPath::root()];
         while let Some(dir) = open.pop() {
@@ -312,10 +302,9 @@ impl Volumes for HostVolumes {
                     open.push(path.clone());
                     None
                 } else {
-                    Some(
-                        std::fs::read(entry.path())
-                            .map_err(|error| Error::io("read a mounted file", error))?,
-                    )
+                    let bytes = std::fs::read(entry.path());
+                    let bytes = bytes.map_err(|error| Error::io("read a mounted file", error))?;
+                    Some(Sha256::digest(bytes).into())
                 };
                 listing.insert(path, content);
             }

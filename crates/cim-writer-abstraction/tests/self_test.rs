@@ -53,15 +53,13 @@ fn an_emulated_machine_passes() {
 
 #[test]
 fn what_differs_is_named() {
-    let gone = |listing: &mut Listing| drop(listing.remove(&CimPath::new(r"Files\kept").unwrap()));
-    let error = run(gone).unwrap_err();
+    let error = run(|listing| listing.retain(|path, _| path.as_bytes() != br"Files\kept")).unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::FailedPrecondition);
     assert!(error.to_string().contains(r"missing: Files\kept"), "{error}");
-    let other =
-        |listing: &mut Listing| drop(listing.insert(CimPath::new(r"Files\kept").unwrap(), Some([0; 32])));
-    assert!(run(other).unwrap_err().to_string().contains(r"another content: Files\kept"));
-    let more = |listing: &mut Listing| drop(listing.insert(CimPath::new("more").unwrap(), None));
-    assert!(run(more).unwrap_err().to_string().contains("too much: more"));
+    let other = run(|listing| listing.values_mut().for_each(|content| *content = content.map(|_| [0; 32])));
+    assert!(other.unwrap_err().to_string().contains(r"another content: Files\kept"));
+    let more = run(|listing| listing.extend([(CimPath::new("more").unwrap(), None)]));
+    assert!(more.unwrap_err().to_string().contains("too much: more"));
 }
 
 #[test]

@@ -4,25 +4,34 @@
 //! |---|---|
 //! | import a layer blob, on top of recorded parents | [`import`] |
 //! | see what recorded layers show together | [`open_view`] |
+//! | write a layer tar of recorded layers | [`write_tar`] |
 //! | make standard CIMs of recorded layers | [`replay_to_cims`] |
 //! | read a standard CIM | [`cim_format::stdcim::Image`](crate::cim_format::stdcim::Image) |
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use cim_writer_abstraction::{
-    CimSink,
-    journal::Replay,
-    model::{self, View},
+    here,
+    model::{self, ImageTree, View},
     plan::Planned,
     recorded::{AnyStack, RecordedLayer},
-    stdcim::{Major, StdCimSink, WriteOptions},
-    typed::{BlockCim, CimLayer, ForkedCim, SingleFile, Unverified, Verified},
+    self_test,
+    stdcim::{self, Major, StdCimSink},
+    table::TableSink,
+    typed::{BlockCim, CimLayer, ForkedCim, Integrity, SingleFile, Unverified, Verified},
+    wcow::WcowChanges,
 };
-use layer_apply::cim::{CimImport, import_block, import_forked};
-use layer_model::{Error, ErrorKind, Monitor, Result};
+use layer_apply::{
+    cim::{CimImport, import_block, import_forked},
+    write_file,
+};
+use layer_model::{Error, ErrorKind, Monitor, Result, Stack};
 use layer_tar::ReadOptions;
 
-use crate::{LayerDescriptor, LayerInput, changes::LayerChanges};
+use crate::{DiffOptions, LayerDescriptor, LayerInput, changes::LayerChanges, diff::write_layer};
 
 pub use layer_apply::cim::{CimOptions, ImageMaker};
 
@@ -135,9 +144,7 @@ pub fn open_view(paths: &[PathBuf]) -> Result<View> {
     .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "there is no layer to look at"))
 }
 
-fn merged<I: cim_writer_abstraction::typed::Integrity>(
-    stack: &layer_model::Stack<BlockCim<SingleFile, I>>,
-) -> Result<Option<View>> {
+fn merged<I: Integrity>(stack: &Stack<BlockCim<SingleFile, I>>) -> Result<Option<View>> {
     let trees: Option<Vec<_>> = stack.iter().map(|layer| layer.tree().map(|tree| &**tree)).collect();
     trees.map(model::merge).transpose()
 }
@@ -166,19 +173,72 @@ pub fn replay_to_cims(
         if monitor.should_stop() {
             return Err(Error::cancelled());
         }
-        let sink = StdCimSink::new(major, WriteOptions::default().directory(dir));
-        replay(&RecordedLayer::open(path)?, &mut { sink })?;
+        let mut sink = StdCimSink::new(major, stdcim::WriteOptions::default().directory(dir));
+        RecordedLayer::open(path)?.replay(&mut sink, None)?;
         names.push(layer.name().as_str().to_owned());
     }
     Ok(names)
 }
 
-/// Does to `sink` what was done when the layer was imported.
+/// Writes a layer tar of recorded layers, nearest first, to the new file `path`: of what the nearest says by itself, or,
+/// with `flat`, a base layer that shows what all of them do.
 ///
 /// # Errors
-/// As [`Replay::run`].
-pub fn replay(layer: &RecordedLayer, sink: &mut dyn CimSink) -> Result<()> {
-    let content = layer.content()?;
-    Replay::new(&content).run(layer.journal()?, sink)?;
+/// [`ErrorKind::Unrepresentable`] for what no archive can say, those of the records and of the file; no file is left
+/// then.
+pub fn write_tar(
+    paths: &[PathBuf],
+    flat: bool,
+    path: &Path,
+    monitor: &dyn Monitor,
+) -> Result<LayerDescriptor> {
+    let (view, parent) = match flat {
+        true => (open_view(paths)?, None),
+        false => nearest(paths)?,
+    };
+    let events = if flat { view.base_layer() } else { view.layer(parent.as_deref())? };
+    let mut changes = WcowChanges::new(events);
+    let mut options = DiffOptions::default();
+    options.tar = options.tar.windows(true);
+    write_file(path, |file| Ok(write_layer(&mut changes, file, &options, monitor)?.1))
+}
+
+/// The nearest layer by itself, and what it is forked from.
+fn nearest(paths: &[PathBuf]) -> Result<(View, Option<Arc<ImageTree>>)> {
+    let none = || Error::new(ErrorKind::InvalidArgument, "there is no layer to look at");
+    let tree = |tree: Option<&Arc<ImageTree>>| tree.map(|tree| View::of(tree)).ok_or_else(none);
+    match AnyStack::open(paths)?.ok_or_else(none)? {
+        AnyStack::Forked(stack) => {
+            let parent = stack.iter().nth(1).and_then(|parent| parent.tree().cloned());
+            Ok((tree(stack.nearest().tree())?, parent))
+        }
+        AnyStack::Block(stack) => Ok((tree(stack.nearest().tree())?, None)),
+        AnyStack::Verified(stack) => Ok((tree(stack.nearest().tree())?, None)),
+        _ => Err(none()),
+    }
+}
+
+/// Makes the images of the recorded layers at `paths`, nearest first, with the CimFS of this machine, bottom first.
+/// Hives that were only recorded are merged.
+///
+/// # Errors
+/// [`ErrorKind::NotSupported`] anywhere but on a Windows that can; those of the records and of Windows.
+pub fn replay_on_windows(paths: &[PathBuf], monitor: &dyn Monitor) -> Result<()> {
+    let (cimfs, merger) = (here::cimfs()?, here::offline_registry()?);
+    for path in paths.iter().rev() {
+        if monitor.should_stop() {
+            return Err(Error::cancelled());
+        }
+        let mut sink = TableSink::new(cimfs.clone());
+        RecordedLayer::open(path)?.replay(&mut sink, Some(&merger))?;
+    }
     Ok(())
+}
+
+/// Makes CIMs with the CimFS of this machine, mounts them, and compares what is there with what should be.
+///
+/// # Errors
+/// [`ErrorKind::NotSupported`] anywhere but on a Windows that can; [`ErrorKind::FailedPrecondition`] for a difference.
+pub fn self_test(dir: &Path) -> Result<Vec<String>> {
+    self_test::self_test_here(dir)
 }
