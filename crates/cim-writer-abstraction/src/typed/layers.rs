@@ -8,7 +8,7 @@ use super::{BlockStorage, Container, Device, ImageDir, Integrity, RootDigest, Si
 use crate::{
     CimName,
     descriptor::{DescribedKind, Descriptor},
-    model::ImageTree,
+    model::{ImageTree, View},
     plan::{HiveSource, LayerDir},
 };
 
@@ -31,7 +31,12 @@ impl Beside {
     }
 
     fn root(&self) -> Result<Arc<dyn TreeDir>> {
-        Err(Error::new(ErrorKind::NotSupported, "the image cannot be looked into without its record"))
+        match &self.tree {
+            Some(tree) => LayerTree::root(&View::of(tree)),
+            None => {
+                Err(Error::new(ErrorKind::NotSupported, "the image cannot be looked into without its record"))
+            }
+        }
     }
 
     fn describe(&self, mut described: Descriptor) -> Descriptor {
