@@ -28,7 +28,9 @@ pub(super) fn cim(args: Cim, global: &Global) -> Result<Outcome> {
     match args.action {
         CimAction::Import(args) => import(&args, global),
         CimAction::View { journals } => {
-            let dump = cim::open_view(&journals)?.dump()?;
+            let mut dump = Vec::new();
+            cim::open_view(&journals)?.dump(&mut dump)?;
+            let dump = String::from_utf8_lossy(&dump);
             Ok(Outcome::new(json!({ "entries": lines(&dump) }), dump))
         }
         CimAction::Replay(args) => replay(&args, global),
