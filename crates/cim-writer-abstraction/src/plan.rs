@@ -373,11 +373,13 @@ impl<'a, K: CimSink> Planner<'a, K> {
             if matches!(this.role, Role::Base) {
                 this.warn(WarningKind::NeedlessWhiteout, path);
             }
-            let removed = match this.kind {
-                CimKind::Block => this.sink.op(&CimOp::Tombstone { path }),
-                CimKind::Forked => this.delete(path),
-            };
-            removed?;
+            match this.kind {
+                CimKind::Block => {
+                    this.add_parents(path)?;
+                    this.sink.op(&CimOp::Tombstone { path })?;
+                }
+                CimKind::Forked => this.delete(path)?,
+            }
             this.saw(path, key, What::Removed);
             Ok(())
         })
