@@ -3,7 +3,7 @@
 //! | in the directory | is |
 //! |---|---|
 //! | `layerkit-cim.json` | what the layer is ([`Descriptor`]) |
-//! | `journal.jsonl` | what was done to its image ([`journal`](crate::journal)) |
+//! | `journal.jsonl` | what was done to its image ([`journal`]) |
 //! | `content/` | the bytes of its streams ([`content`](crate::content)) |
 //! | `files/` | what is kept outside of the image: hives, a layout |
 //!

@@ -180,8 +180,13 @@ impl Tree {
         if self.nodes[node].children.is_some() {
             return refuse(ErrorKind::IsDirectory, "a hard link to a directory");
         }
-        if self.find(path).is_some_and(|there| self.nodes[there].children.is_some()) {
-            return refuse(ErrorKind::IsDirectory, "a hard link where a directory is");
+        match self.find(path) {
+            // Its name already, however it is spelled.
+            Some(there) if there == node => return Ok(()),
+            Some(there) if self.nodes[there].children.is_some() => {
+                return refuse(ErrorKind::IsDirectory, "a hard link where a directory is");
+            }
+            _ => {}
         }
         let place = self.place(path)?;
         self.put(place, node);
