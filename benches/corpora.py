@@ -7,6 +7,7 @@ so that the smoke run works for an ordinary user.
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import random
@@ -83,6 +84,42 @@ def small_files_tar(out, count, per_directory=1000):
             f.write(header(b"%bf-%07d" % (folder, n), 0o644, len(body), b"0"))
             f.write(body.ljust(512, b"\0"))
         f.write(bytes(1024))
+
+
+def windows_layer(out, files, size, seed):
+    """A base layer of Windows as a tar: its hives, and `files` files of `size` bytes in all, with attributes, security
+    descriptors and creation times."""
+    rng = random.Random(seed)
+    pool = content(rng, 1 << 20)
+    weights = [rng.paretovariate(1.1) for _ in range(files)]
+    scale = size / sum(weights)
+    records = {"LIBARCHIVE.creationtime": f"{TIME}.5", "MSWINDOWS.rawsd": "AQAEgAAAAAAAAAAAAAAAAAAAAAA="}
+
+    with tarfile.open(out, "w", format=tarfile.PAX_FORMAT) as tar:
+
+        def add(name, data=None):
+            info = tarfile.TarInfo(name)
+            info.mtime, info.uid, info.gid = TIME, os.getuid(), os.getgid()
+            info.pax_headers = {**records, "MSWINDOWS.fileattr": "16" if data is None else "32"}
+            if data is None:
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+            else:
+                info.size = len(data)
+            tar.addfile(info, None if data is None else io.BytesIO(data))
+
+        config = "Files/Windows/System32/config"
+        for end in [5, 13, 22, len(config)]:
+            add(config[:end])
+        for hive in ["SYSTEM", "SOFTWARE", "SAM", "SECURITY", "DEFAULT"]:
+            add(f"{config}/{hive}", hive.encode())
+        for n, weight in enumerate(weights):
+            if n % 100 == 0:
+                add(f"Files/d{n // 100:03}")
+            left, data = int(weight * scale), bytearray()
+            while len(data) < left:
+                start = rng.randrange(len(pool) // 2)
+                data += pool[start : start + min(left - len(data), len(pool) // 2)]
+            add(f"Files/d{n // 100:03}/file-{n}.dll", bytes(data))
 
 
 def oci_layout(path, tag, tars):

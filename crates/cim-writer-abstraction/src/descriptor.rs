@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::Write,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -173,8 +172,7 @@ impl Descriptor {
             serde_json::to_vec_pretty(self).map_err(std::io::Error::other).during("write the description")?;
         json.push(b'\n');
         let (staged, path) = (dir.join(format!(".{FILE_NAME}.new")), dir.join(FILE_NAME));
-        let mut file = fs::File::create(&staged).during("create the description of the layer")?;
-        file.write_all(&json).and_then(|()| file.sync_all()).during("write the description of the layer")?;
+        fs::write(&staged, json).during("write the description of the layer")?;
         fs::rename(staged, path).during("put the description of the layer into place")
     }
 

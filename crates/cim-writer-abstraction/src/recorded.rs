@@ -107,9 +107,9 @@ impl RecordStage {
         sink: RecordSink,
         descriptor: &Descriptor,
     ) -> Result<(RecordedLayer, ImageTree)> {
-        let Recorded { journal, blobs, mut tree, .. } = sink.finish()?;
-        journal.sync_all().during("write the journal to disk")?;
-        let content = blobs.finish(true)?;
+        // As with directories and images, syncing is left to whoever needs it.
+        let Recorded { blobs, mut tree, .. } = sink.finish()?;
+        let content = blobs.finish(false)?;
         descriptor.save(&self.dir)?;
         // An empty directory in its place is replaced where the system can do that.
         let renamed = fs::rename(&self.dir, &self.dest).or_else(|_| {
