@@ -254,10 +254,21 @@ fn feed<L, R: Role>(
 ///
 /// The target is the directory of the record. The parents have to be known: a layer without any is another thing to
 /// Windows than one with some.
-#[derive(Clone, Debug, Default)]
 pub struct CimApplier<'a, L> {
     options: CimOptions<'a>,
     layer: PhantomData<fn() -> L>,
+}
+
+impl<L> Default for CimApplier<'_, L> {
+    fn default() -> Self {
+        Self::new(CimOptions::default())
+    }
+}
+
+impl<L> fmt::Debug for CimApplier<'_, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CimApplier").field("options", &self.options).finish()
+    }
 }
 
 impl<'a, L> CimApplier<'a, L> {
