@@ -17,6 +17,7 @@ mod import;
 mod layers;
 mod marker;
 mod merged;
+mod mounted;
 mod place;
 mod refusals;
 mod writer;
