@@ -40,7 +40,6 @@ use std::fmt::Write as _;
 use layer_model::{Error, ErrorKind, Result, path::Printable};
 
 pub use changes::WcowChanges;
-#[cfg(feature = "ondisk")]
 pub(crate) use changes::{describe, keep_for_stream};
 pub use source::WcowSource;
 
