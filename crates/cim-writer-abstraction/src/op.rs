@@ -241,41 +241,29 @@ pub trait CimSink {
     }
 }
 
-impl<S: CimSink + ?Sized> CimSink for &mut S {
-    fn op(&mut self, op: &CimOp<'_>) -> Result<()> {
-        (**self).op(op)
-    }
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<S: CimSink + ?Sized> CimSink for $pointer {
+            fn op(&mut self, op: &CimOp<'_>) -> Result<()> {
+                (**self).op(op)
+            }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        (**self).write(bytes)
-    }
+            fn write(&mut self, bytes: &[u8]) -> Result<()> {
+                (**self).write(bytes)
+            }
 
-    fn root_digest(&mut self) -> Result<Option<[u8; 32]>> {
-        (**self).root_digest()
-    }
+            fn root_digest(&mut self) -> Result<Option<[u8; 32]>> {
+                (**self).root_digest()
+            }
 
-    fn container_len(&mut self) -> Result<Option<u64>> {
-        (**self).container_len()
-    }
+            fn container_len(&mut self) -> Result<Option<u64>> {
+                (**self).container_len()
+            }
+        }
+    )*};
 }
 
-impl<S: CimSink + ?Sized> CimSink for Box<S> {
-    fn op(&mut self, op: &CimOp<'_>) -> Result<()> {
-        (**self).op(op)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        (**self).write(bytes)
-    }
-
-    fn root_digest(&mut self) -> Result<Option<[u8; 32]>> {
-        (**self).root_digest()
-    }
-
-    fn container_len(&mut self) -> Result<Option<u64>> {
-        (**self).container_len()
-    }
-}
+forward!(&mut S, Box<S>);
 
 /// A sink that is there or not: without it, everything is taken and nothing is kept.
 impl<S: CimSink> CimSink for Option<S> {

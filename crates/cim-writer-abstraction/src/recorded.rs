@@ -27,7 +27,7 @@ use layer_model::{Digest, Error, ErrorKind, IoContext, Result, Stack};
 use crate::{
     CimKind, CimName, CimPath, CimSink, Recorder,
     content::{Blob, ContentPack, PackWriter},
-    descriptor::{DescribedKind, Descriptor, FILE_NAME},
+    descriptor::{DescribedKind, Descriptor},
     hive::HiveMerger,
     journal::{self, MergedHives},
     model::{ImageTree, Rules},
@@ -334,9 +334,4 @@ fn block<I: Integrity>(layers: &[RecordedLayer]) -> Result<Vec<BlockCim<SingleFi
         Ok(handle.with_diff_id(layer.diff_id()?))
     };
     layers.iter().map(handle).collect()
-}
-
-/// Whether there is a recorded layer in `dir`.
-pub fn is_recorded(dir: &Path) -> bool {
-    dir.join(FILE_NAME).is_file()
 }

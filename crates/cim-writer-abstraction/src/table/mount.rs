@@ -8,7 +8,7 @@ use super::{
     raw::{ImagePath, RawGuid},
     wide::Wide,
 };
-use crate::{CimName, Guid, op::MountFlags};
+use crate::{CimName, Guid, content::hex, op::MountFlags};
 
 /// An image, by where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,8 +163,7 @@ impl CimApi {
 
 /// The root of the hash tree in the notation of digests: its nodes are SHA-256.
 fn root_digest(root: [u8; 32]) -> Digest {
-    let hex: String = root.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}").parse().expect("64 hex digits are a digest")
+    format!("sha256:{}", hex(&root)).parse().expect("64 hex digits are a digest")
 }
 
 fn raw(guid: Guid) -> RawGuid {

@@ -180,7 +180,7 @@ impl RootDigest {
 
 impl fmt::Display for RootDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&crate::content::hex(&self.0))
     }
 }
 
