@@ -1,144 +1,25 @@
 //! What layers become: the operations, in their order, and what is refused.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{path::Path, sync::Arc};
+mod forked;
+mod place;
+
+use std::path::Path;
 
 use cim_writer_abstraction::{
-    Attributes, Capabilities, CimName, CimPath, FileMeta, Recorder, StreamName,
+    Capabilities, FileMeta, Recorder, StreamName,
     content::MemoryBlobs,
     hive::{HiveMerger, HivePolicy},
-    model::{self, ImageTree, View},
+    model::{self, View},
     op::CimKind,
-    plan::{LayerDir, PlanOptions},
+    plan::PlanOptions,
     profile::CimProfile,
     typed::*,
     vhd::UniqueId,
 };
 use layer_model::{Error, ErrorKind, Result, Silent, Stack};
 
-type Sink = Recorder<Vec<u8>, MemoryBlobs>;
-type Block<R> = Writer<'static, BlockCim<SingleFile, Unverified>, R, Sink>;
-
-const HIVES: [&str; 5] = ["SYSTEM", "SOFTWARE", "SAM", "SECURITY", "DEFAULT"];
-
-fn path(text: &str) -> CimPath {
-    CimPath::new(text).unwrap()
-}
-
-fn name(text: &str) -> CimName {
-    CimName::new(text).unwrap()
-}
-
-fn dir_meta() -> FileMeta {
-    FileMeta::new(Attributes::DIRECTORY)
-}
-
-fn file<L, R: Role>(writer: &mut Writer<'_, L, R, Sink>, at: &str, bytes: &[u8]) -> Result<()> {
-    let mut stream = writer.file(&path(at), &FileMeta::new(Attributes::ARCHIVE), bytes.len() as u64)?;
-    stream.push(bytes)?;
-    stream.finish()
-}
-
-/// The journal without what all lines of a kind have in common.
-fn lines(journal: &[u8]) -> Vec<String> {
-    let text = str::from_utf8(journal).unwrap();
-    text.lines()
-        .map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
-            match line["op"].as_str().unwrap() {
-                "create_image" => {
-                    format!("create_image {} {} {}", text("name"), text("parent"), line["flags"])
-                        .replace("  ", " ")
-                }
-                "create_file" => format!("create_file {} {} {}", text("path"), line["attrs"], line["size"]),
-                "create_stream" => format!("create_stream {} {}", text("path"), line["size"]),
-                "data" => format!("data {}", line["len"]),
-                op @ ("hard_link" | "merge_link") => format!("{op} {} {}", text("path"), text("target")),
-                op @ ("delete" | "tombstone" | "add_merged_hive" | "spool" | "add_source") => {
-                    format!("{op} {}", text("path"))
-                }
-                "merge_hive" => format!("merge_hive {}", text("out")),
-                "vhd_footer" => format!("vhd_footer {}", line["size"]),
-                "sidecar" => format!("sidecar {}", text("name")),
-                op => op.to_owned(),
-            }
-        })
-        .collect()
-}
-
-/// A place for layers, and those made there.
-struct Place {
-    temp: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self { temp: tempfile::tempdir().unwrap() }
-    }
-
-    fn files(&self, layer: &str) -> LayerDir {
-        LayerDir::new(self.temp.path().join(layer))
-    }
-
-    fn target(&self, layer: &str) -> Target<SingleFile> {
-        let container = Container::new(format!(r"C:\s\{layer}\layer.vhd")).unwrap();
-        Target::new(container, name("layer.cim"), self.files(layer))
-    }
-
-    fn base(&self) -> Block<BaseRole> {
-        let can = Capabilities::emulated().write_blocks().unwrap();
-        let sink = Recorder::new(CimKind::Block, Vec::new(), MemoryBlobs::default());
-        Import::<SingleFile>::base(self.target("base"), sink, can, ImportOptions::default(), &Silent).unwrap()
-    }
-
-    fn child(&self, parents: &Stack<BlockCim<SingleFile, Unverified>>) -> Block<ChildRole> {
-        self.child_with(parents, "child", PlanOptions::default())
-    }
-
-    fn child_with(
-        &self,
-        parents: &Stack<BlockCim<SingleFile, Unverified>>,
-        layer: &str,
-        plan: PlanOptions<'static>,
-    ) -> Block<ChildRole> {
-        let can = Capabilities::emulated().write_blocks().unwrap();
-        let sink = Recorder::new(CimKind::Block, Vec::new(), MemoryBlobs::default());
-        let options = ImportOptions::default().plan(plan);
-        Import::<SingleFile>::child(self.target(layer), parents, sink, can, options, &Silent).unwrap()
-    }
-
-    /// A base layer with hives, `Files\t` and `Files\y`.
-    fn parents(&self) -> Stack<BlockCim<SingleFile, Unverified>> {
-        let mut writer = self.base();
-        base_set(&mut writer, &HIVES).unwrap();
-        file(&mut writer, r"Files\t", b"t").unwrap();
-        file(&mut writer, r"Files\y", b"y").unwrap();
-        let (layer, _) = kept(writer.commit().unwrap());
-        Stack::of(layer)
-    }
-}
-
-fn base_set<L, R: Role>(writer: &mut Writer<'_, L, R, Sink>, hives: &[&str]) -> Result<()> {
-    for dir in ["Files", r"Files\Windows", r"Files\Windows\System32", r"Files\Windows\System32\config"] {
-        writer.directory(&path(dir), &dir_meta())?;
-    }
-    hives.iter().try_for_each(|hive| file(writer, &format!(r"Files\Windows\System32\config\{hive}"), b"h"))
-}
-
-/// The layer with its tree, and the lines of its journal.
-fn kept<I: Integrity>(
-    committed: Committed<BlockCim<SingleFile, I>, Sink>,
-) -> (BlockCim<SingleFile, I>, Vec<String>) {
-    let recorded = committed.sink.finish().unwrap();
-    let mut tree = recorded.tree;
-    tree.set_contents(Arc::new(recorded.blobs));
-    (committed.layer.with_tree(Arc::new(tree)), lines(&recorded.journal))
-}
-
-fn committed(writer: Block<ChildRole>) -> Vec<String> {
-    kept(writer.commit().unwrap()).1
-}
+use place::*;
 
 #[test]
 fn an_empty_image_is_created_and_committed() {
@@ -504,148 +385,6 @@ fn hives_are_recorded_or_merged_with_the_nearest_that_is_whole() {
         delta("like-hcsshim", &stack, PlanOptions::default().profile(CimProfile::Hcsshim)).unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::NotFound);
     assert!(error.to_string().contains("SYSTEM_BASE"), "{error}");
-}
-
-mod forked {
-    use super::*;
-
-    struct Forks {
-        place: Place,
-        dir: ImageDir,
-    }
-
-    impl Forks {
-        fn new() -> Self {
-            Self { place: Place::new(), dir: ImageDir::new(r"C:\cims").unwrap() }
-        }
-
-        fn base(&self) -> ForkedCim {
-            let can = Capabilities::emulated().fork().unwrap();
-            let sink = Recorder::new(CimKind::Forked, Vec::new(), MemoryBlobs::default());
-            let files = self.place.files("base");
-            let options = ImportOptions::default();
-            let mut writer =
-                Import::<Forked>::base(&self.dir, name("1.cim"), files, sink, can, options, &Silent).unwrap();
-            base_set(&mut writer, &HIVES).unwrap();
-            file(&mut writer, r"Files\y", b"y").unwrap();
-            writer.directory(&path(r"Files\d"), &dir_meta()).unwrap();
-            file(&mut writer, r"Files\d\1", b"1").unwrap();
-            file(&mut writer, r"Files\d\2", b"2").unwrap();
-            let committed = writer.commit().unwrap();
-            let tree = committed.sink.finish().unwrap().tree;
-            committed.layer.with_tree(Arc::new(tree))
-        }
-
-        fn child(&self, parents: &Stack<ForkedCim>) -> Writer<'static, ForkedCim, ChildRole, Sink> {
-            let can = Capabilities::emulated().fork().unwrap();
-            let tree = match parents.nearest().tree() {
-                Some(tree) => tree.fork(),
-                None => ImageTree::new(CimKind::Forked),
-            };
-            let sink = Recorder::on(tree, Vec::new(), MemoryBlobs::default());
-            let files = self.place.files("child");
-            Import::<Forked>::child(
-                parents,
-                name("2.cim"),
-                files,
-                sink,
-                can,
-                ImportOptions::default(),
-                &Silent,
-            )
-            .unwrap()
-        }
-    }
-
-    fn committed(writer: Writer<'static, ForkedCim, ChildRole, Sink>) -> Vec<String> {
-        lines(&writer.commit().unwrap().sink.finish().unwrap().journal)
-    }
-
-    #[test]
-    fn what_a_fork_takes_away_is_deleted_from_a_directory_of_its_own() {
-        let forks = Forks::new();
-        let parents = Stack::of(forks.base());
-        let mut writer = forks.child(&parents);
-        file(&mut writer, r"Files\x", b"xxx").unwrap();
-        writer.remove(&path(r"Files\y")).unwrap();
-        writer.remove(&path(r"Files\nope")).unwrap();
-        assert_eq!(
-            committed(writer),
-            [
-                "create_image 2.cim 1.cim 0",
-                r"create_file Files\x 32 3",
-                "data 3",
-                // Windows deletes nothing from a directory that the fork only inherits
-                "create_file Files 16 0",
-                r"delete Files\y",
-                "commit",
-                "close"
-            ]
-        );
-    }
-
-    #[test]
-    fn without_a_view_of_the_parents_the_directory_has_to_be_in_the_layer() {
-        let forks = Forks::new();
-        let base = ForkedCim::new(forks.dir.clone(), name("1.cim"), forks.place.files("base"), 0);
-        let mut writer = forks.child(&Stack::of(base));
-        let error = writer.remove(&path(r"Files\y")).unwrap_err();
-        assert_eq!(error.kind(), &ErrorKind::MissingParentEntry);
-    }
-
-    #[test]
-    fn links_are_made_at_once_where_their_target_is_there() {
-        let forks = Forks::new();
-        let parents = Stack::of(forks.base());
-        let mut writer = forks.child(&parents);
-        writer.hard_link(&path(r"Files\inherited"), &path(r"Files\y")).unwrap();
-        writer.hard_link(&path(r"Files\later"), &path(r"Files\x")).unwrap();
-        file(&mut writer, r"Files\x", b"").unwrap();
-        let got = committed(writer);
-        assert_eq!(
-            got[1..4],
-            [
-                r"hard_link Files\inherited Files\y",
-                r"create_file Files\x 32 0",
-                r"hard_link Files\later Files\x"
-            ]
-        );
-
-        let mut writer = forks.child(&parents);
-        writer.hard_link(&path(r"Files\nowhere"), &path(r"Files\nothing")).unwrap();
-        assert_eq!(writer.commit().unwrap_err().kind(), &ErrorKind::NotFound);
-        let mut writer = forks.child(&parents);
-        let error = writer.hard_link(&path(r"Files\nowhere"), &path(r"Files\d")).unwrap_err();
-        assert_eq!(error.kind(), &ErrorKind::IsDirectory);
-    }
-
-    #[test]
-    fn an_opaque_directory_loses_each_child() {
-        let forks = Forks::new();
-        let parents = Stack::of(forks.base());
-        let mut writer = forks.child(&parents);
-        let opaque = cim_writer_abstraction::LayerEvent::Opaque { path: path(r"Files\d") };
-        writer.event(opaque).unwrap();
-        let got = committed(writer);
-        assert_eq!(
-            got[1..5],
-            ["create_file Files 16 0", r"create_file Files\d 16 0", r"delete Files\d\1", r"delete Files\d\2"]
-        );
-    }
-
-    #[test]
-    fn one_image_of_a_directory_is_written_at_a_time() {
-        let forks = Forks::new();
-        let parents = Stack::of(forks.base());
-        let first = forks.child(&parents);
-        let can = Capabilities::emulated().fork().unwrap();
-        let sink = Recorder::new(CimKind::Forked, Vec::new(), MemoryBlobs::default());
-        let (files, options) = (forks.place.files("third"), ImportOptions::default());
-        let second = Import::<Forked>::child(&parents, name("3.cim"), files, sink, can, options, &Silent);
-        assert_eq!(second.unwrap_err().kind(), &ErrorKind::Busy);
-        drop(first);
-        forks.child(&parents).commit().unwrap();
-    }
 }
 
 #[test]
