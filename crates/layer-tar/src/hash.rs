@@ -111,7 +111,7 @@ impl Hasher {
 }
 
 /// Lets the calling thread run after the others.
-fn give_way() {
+pub(crate) fn give_way() {
     // A system that does not know it does without.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);

@@ -80,7 +80,7 @@ fn run_ahead(stage: Box<dyn Stage>, reads: bool, options: &BlobOptions, stop: &S
     if !reads || options.jobs < THREADS_WITH_READER {
         stage
     } else {
-        Box::new(Threaded::start(stage, stop.clone()))
+        Box::new(Threaded::start_before_decoder(stage, stop.clone()))
     }
 }
 

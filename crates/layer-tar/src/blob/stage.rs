@@ -15,7 +15,11 @@ use crossbeam_channel::{Receiver, bounded, select};
 use layer_model::{Digest, Error, ErrorKind, IoContext, Result, digest::Algorithm};
 
 use super::decode::{Decoder, Step};
-use crate::{Chunk, chunk::Pool, hash::Hasher};
+use crate::{
+    Chunk,
+    chunk::Pool,
+    hash::{Hasher, give_way},
+};
 
 /// How much is read at once. Large enough that queues and system calls do not count, small enough that what
 /// is read is still in the cache when it is hashed and inflated.
@@ -244,9 +248,22 @@ pub(super) struct Threaded {
 }
 
 impl Threaded {
-    pub(super) fn start(mut stage: impl Stage + 'static, stop: StopSignal) -> Self {
+    pub(super) fn start(stage: impl Stage + 'static, stop: StopSignal) -> Self {
+        Self::spawn(stage, stop, false)
+    }
+
+    /// The same for what is ahead of a decoder, which takes longer: where there are fewer processors than threads, this one
+    /// runs when the decoder waits.
+    pub(super) fn start_before_decoder(stage: impl Stage + 'static, stop: StopSignal) -> Self {
+        Self::spawn(stage, stop, true)
+    }
+
+    fn spawn(mut stage: impl Stage + 'static, stop: StopSignal, gives_way: bool) -> Self {
         let (send, chunks) = bounded(QUEUE);
         let thread = thread::spawn(move || {
+            if gives_way {
+                give_way();
+            }
             while let Some(chunk) = stage.next_chunk().transpose() {
                 let failed = chunk.is_err();
                 if send.send(chunk).is_err() || failed {
