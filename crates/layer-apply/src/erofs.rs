@@ -3,6 +3,7 @@
 mod adopt;
 mod archive;
 mod copy;
+mod files;
 mod hide;
 mod image;
 mod link;

@@ -343,6 +343,10 @@ impl LayerDir for MergedDir {
     }
 
     fn open_file(&self, name: &[u8]) -> Result<Box<dyn ReadAt>> {
+        // What is a file with data in the nearest layer hides all below; of that no more needs to be known.
+        if let Ok(file) = self.parts[0].dir.open_file(name) {
+            return Ok(file);
+        }
         let missing = || Error::new(ErrorKind::NotFound, "no such file").entry(name);
         let mut hit = self.nearest(name)?.ok_or_else(missing)?;
         if hit.node.markers.metacopy.is_some() {

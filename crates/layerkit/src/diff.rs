@@ -1,11 +1,11 @@
 //! From directories to a layer blob: in a writer, a file, or a store.
 
-use std::{io::Write, num::NonZeroUsize, path::Path, sync::Arc};
+use std::{io::Write, num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use content_store::{
     CommitOptions, ContentStore, ContentStoreExt, Hashing, TrustedDigest, Writer, WriterOptions, labels,
 };
-use layer_model::{Digest, LayerSource, MediaType, Monitor, Profile, Result, road};
+use layer_model::{Digest, LayerSource, MediaType, Monitor, Profile, Result, digest::Algorithm, road};
 use layer_tar::{
     BlobSummary, BlobWriter, BlobWriterOptions, TarSink, WriteOptions,
     compress::{Codec, Plain},
@@ -30,8 +30,10 @@ pub struct DiffOptions {
     pub tar: WriteOptions,
     /// How the layer is compressed. Default: not at all. EROFS layers may be compressed by zstd, or not at all.
     pub codec: Arc<dyn Codec>,
-    /// How many threads walk, and how many compress. Default: half as many as the machine has processors walk, and
-    /// as many compress.
+    /// What the blob and the content in it are known by. containerd takes no other than those of the SHA-2 family.
+    pub algorithm: Algorithm,
+    /// How many threads walk, and how many compress. Default: as many as the machine has processors compress, and half as
+    /// many walk meanwhile; for an EROFS layer, which is walked first, all.
     pub jobs: Option<NonZeroUsize>,
 }
 
@@ -43,6 +45,7 @@ impl Default for DiffOptions {
             erofs_type: None,
             tar: WriteOptions::default(),
             codec: Arc::new(Plain),
+            algorithm: Algorithm::default(),
             jobs: None,
         }
     }
@@ -81,6 +84,13 @@ impl DiffOptions {
     #[must_use]
     pub fn codec(mut self, codec: impl Codec + 'static) -> Self {
         self.codec = Arc::new(codec);
+        self
+    }
+
+    /// Sets [`Self::algorithm`].
+    #[must_use]
+    pub fn algorithm(mut self, algorithm: Algorithm) -> Self {
+        self.algorithm = algorithm;
         self
     }
 
@@ -144,8 +154,8 @@ pub struct Diffed {
 
 /// Writes the layer of `changed` to `out`.
 ///
-/// An EROFS layer is written as it will be, from start to end, without a tar between: the directories are walked twice,
-/// once for their metadata, once for the content of their files.
+/// An EROFS layer is written as it will be, from start to end, without a tar between: once the directories are walked, all
+/// but the content of files is known, and goes ahead of it.
 ///
 /// # Errors
 /// Those of the differ and of `out`; `out` then holds a part of a blob.
@@ -156,29 +166,21 @@ pub fn diff<W: Write>(
     options: &DiffOptions,
     monitor: &dyn Monitor,
 ) -> Result<(W, Diffed)> {
-    let plan = match options.form {
-        LayerForm::Tar => None,
+    let ((out, layer), report) = match options.form {
+        LayerForm::Tar => {
+            let mut source = changed.open(options.profile, options.jobs, monitor)?;
+            (write_layer(&mut source, out, options, monitor)?, source.report().clone())
+        }
         LayerForm::Erofs => {
-            let quiet = Quiet(monitor);
-            let mut first = changed.open_with(options.profile, options.jobs, false, &quiet)?;
-            Some(erofs::plan(&mut first, options, monitor)?)
+            // Nothing is hashed or written before the walk is over.
+            let jobs = options.jobs.or_else(|| thread::available_parallelism().ok());
+            let mut source = changed.open_with(options.profile, jobs, false, monitor)?;
+            let plan = erofs::plan(&mut source, options, monitor)?;
+            let tree = source.tree();
+            (erofs::write_planned(&plan, &*tree, out, options, monitor)?, source.report().clone())
         }
     };
-    let mut source = changed.open(options.profile, options.jobs, monitor)?;
-    let (out, layer) = match plan {
-        None => write_layer(&mut source, out, options, monitor)?,
-        Some(plan) => erofs::write_planned(&plan, &mut source, out, options, monitor)?,
-    };
-    Ok((out, Diffed { layer, report: source.report().clone() }))
-}
-
-/// Of a monitor only whether to stop: for what is done once more.
-struct Quiet<'a>(&'a dyn Monitor);
-
-impl Monitor for Quiet<'_> {
-    fn should_stop(&self) -> bool {
-        self.0.should_stop()
-    }
+    Ok((out, Diffed { layer, report }))
 }
 
 /// Writes the changes of `source` to `out` as a layer blob.
@@ -201,7 +203,7 @@ pub(crate) fn blob_writer<W: Write>(
     options: &DiffOptions,
     media_type: Option<MediaType>,
 ) -> Result<BlobWriter<W>> {
-    let mut blob = BlobWriterOptions::default().media_type(media_type);
+    let mut blob = BlobWriterOptions::default().media_type(media_type).algorithm(options.algorithm);
     blob.jobs = options.jobs.map_or(blob.jobs, NonZeroUsize::get);
     BlobWriter::new(out, options.codec.clone(), blob)
 }

@@ -12,8 +12,8 @@ use std::{
 };
 
 use layer_model::{
-    Change, Error, ErrorKind, LayerPath, LayerPathBuf, LayerSource, Monitor, Node, NodeKind, Origin, Profile,
-    Result, Warning, WarningKind, tree::LayerTreeExt,
+    Change, Error, ErrorKind, LayerPath, LayerPathBuf, LayerSource, LayerTree, Monitor, Node, NodeKind,
+    Origin, Profile, Result, Warning, WarningKind, tree::LayerTreeExt,
 };
 
 use crate::{
@@ -116,6 +116,12 @@ impl<'a> DiffSource<'a> {
     /// What the diff did so far; complete once [`LayerSource::next_change`] has given `Ok(None)`.
     pub fn report(&self) -> &DiffReport {
         &self.report
+    }
+
+    /// The new side of the diff as it is seen with all that lies below it: the content of a file that was given is what this
+    /// has at its path.
+    pub fn tree(&self) -> Arc<dyn LayerTree> {
+        self.work.work().view.clone()
     }
 
     /// The report with a reason why no better method was taken.
@@ -353,7 +359,9 @@ impl<'a> DiffSource<'a> {
             NodeKind::File { size } => {
                 self.report.files += 1;
                 self.report.bytes += size;
-                self.monitor.bytes(size);
+                if self.content {
+                    self.monitor.bytes(size);
+                }
             }
             NodeKind::Symlink { .. } => self.report.symlinks += 1,
             NodeKind::CharDevice(_) | NodeKind::BlockDevice(_) => self.report.devices += 1,

@@ -1,22 +1,22 @@
 //! Images that are written from start to end: into a pipe, a digest, a store.
 //!
-//! Metadata comes first in such an image, and says where all content lies. So the changes are read twice: once for what
-//! they say, once for their content.
+//! Metadata comes first in such an image, and says where all content lies. So content is read after all changes are known,
+//! from the tree that they lead to.
 
 use std::{
     fmt,
-    hash::{DefaultHasher, Hash, Hasher},
-    io::{self, BufRead, Read, Write},
+    io::{self, Write},
 };
 
 use erofs_format::{ImagePlan, Piece};
 use layer_model::{
-    Action, Base, Change, Content, EntryKind, Error, ErrorKind, IoContext, LayerSink, LayerSource, LayerTree,
-    Monitor, Result, content::Body,
+    Action, Base, Change, EntryKind, Error, ErrorKind, IoContext, LayerSink, LayerTree, Monitor, ReadAt,
+    Result,
 };
 
 use super::{
     ErofsOptions, ErofsWritten, erofs_error,
+    files::{FileList, ListedFile, Opener},
     output::{Output, Planned},
     tree::Builder,
 };
@@ -25,14 +25,14 @@ use crate::lowers::{Lowers, Parents};
 /// Takes the changes of a layer, but not their content, and makes the [`ErofsPlan`] of an image.
 pub struct ErofsPlanner<'m> {
     builder: Builder<'m, io::Empty>,
-    files: Vec<u64>,
+    files: FileList,
 }
 
 /// An image of which everything is known but the content of its files.
 pub struct ErofsPlan {
     plan: ImagePlan,
-    /// What the files with content were, in the order of the changes.
-    files: Vec<u64>,
+    /// The files with content, in the order of the changes: their numbers are the tokens of the plan.
+    files: FileList,
     entries: u64,
     bytes: u64,
 }
@@ -58,19 +58,22 @@ impl<'m> ErofsPlanner<'m> {
     ) -> Result<Self> {
         let out = Output::planned(&options.write);
         let builder = Builder::begin(out, Lowers::new(Parents::of(parents)), options, monitor)?;
-        Ok(Self { builder, files: Vec::new() })
+        Ok(Self { builder, files: FileList::default() })
     }
 }
 
 impl LayerSink for ErofsPlanner<'_> {
     type Output = ErofsPlan;
 
-    fn change(&mut self, mut change: Change<'_>) -> Result<()> {
-        if let Some(file) = fingerprint(&mut change) {
+    fn change(&mut self, change: Change<'_>) -> Result<()> {
+        if let Action::Upsert(entry) = &change.action
+            && let EntryKind::File(content) = &entry.kind
+            && !content.is_empty()
+        {
             if let Output::Planned(planned) = &mut self.builder.writer {
-                planned.token = self.files.len() as u64;
+                planned.token = self.files.len();
             }
-            self.files.push(file);
+            self.files.push(change.path, content.len());
         }
         self.builder.change(change)
     }
@@ -87,68 +90,49 @@ impl LayerSink for ErofsPlanner<'_> {
     }
 }
 
-/// Tells a file with content from others; [`None`] for what has none.
-fn fingerprint(change: &mut Change<'_>) -> Option<u64> {
-    let Action::Upsert(entry) = &mut change.action else { return None };
-    let EntryKind::File(content) = &mut entry.kind else { return None };
-    let mut hasher = DefaultHasher::new();
-    (change.path.as_bytes(), content.len()).hash(&mut hasher);
-    if let Body::Sparse { extents, .. } = content.body() {
-        extents.iter().for_each(|extent| (extent.offset, extent.len).hash(&mut hasher));
-    }
-    (!content.is_empty()).then(|| hasher.finish())
-}
-
 impl ErofsPlan {
     /// How large the image will be, in bytes.
     pub fn size(&self) -> u64 {
         self.plan.size()
     }
 
-    /// Writes the image, with the content of `source`, which has to give the same changes once more.
+    /// Writes the image, with the content of the files of `tree`: what the planned changes make of the layers below.
     ///
     /// # Errors
-    /// [`ErrorKind::FileChanged`] if it does not; those of the source and of the output.
+    /// [`ErrorKind::FileChanged`] if a file is not what it was when it was planned; those of the tree and of the output.
     pub fn write<W: ImageWrite>(
         &self,
-        source: &mut dyn LayerSource,
+        tree: &dyn LayerTree,
         out: W,
         monitor: &dyn Monitor,
     ) -> Result<(W, ErofsWritten)> {
         let (mut out, image) = self.plan.write_before_data(out).map_err(erofs_error)?;
         let mut at = self.plan.metadata_size();
         let mut pieces = self.plan.pieces().peekable();
-        let mut files = self.files.iter().zip(0u64..);
-        while let Some(mut change) = source.next_change()? {
-            if monitor.should_stop() {
-                return Err(Error::cancelled());
+        let (mut opener, mut files) = (Opener::new(tree), self.files.reader());
+        let mut token = 0;
+        while let Some(listed) = files.next_file()? {
+            // What was replaced has no place in the image.
+            if pieces.peek().is_some_and(|piece| piece.token == token) {
+                if monitor.should_stop() {
+                    return Err(Error::cancelled());
+                }
+                let ListedFile { path, size } = listed;
+                let file = PlannedFile { file: opener.open(path)?, size };
+                while let Some(piece) = pieces.next_if(|piece| piece.token == token) {
+                    zeros(&mut out, piece.position - at)?;
+                    file.write(piece, &mut out).map_err(|error| error.at(path))?;
+                    monitor.bytes(piece.len);
+                    at = piece.position + piece.len;
+                }
+                file.check().map_err(|error| error.at(path))?;
             }
-            let Some(file) = fingerprint(&mut change) else { continue };
-            let path = change.path;
-            let token = match files.next() {
-                Some((known, token)) if *known == file => token,
-                _ => return Err(changed().at(path)),
-            };
-            let Action::Upsert(entry) = change.action else { continue };
-            let EntryKind::File(content) = entry.kind else { continue };
-            let mut content = Opened::new(content)?;
-            while let Some(piece) = pieces.next_if(|piece| piece.token == token) {
-                zeros(&mut out, piece.position - at)?;
-                content.write(piece, &mut out).map_err(|error| error.at(path))?;
-                at = piece.position + piece.len;
-            }
-        }
-        if files.next().is_some() || pieces.next().is_some() {
-            return Err(changed());
+            token += 1;
         }
         zeros(&mut out, self.plan.size() - at)?;
         let (entries, bytes) = (self.entries, self.bytes);
         Ok((out, ErofsWritten { image, entries, bytes, implied_dirs: Vec::new() }))
     }
-}
-
-fn changed() -> Error {
-    Error::new(ErrorKind::FileChanged, "the layer is another one when it is read again")
 }
 
 fn zeros(out: &mut impl Write, mut len: u64) -> Result<()> {
@@ -160,60 +144,40 @@ fn zeros(out: &mut impl Write, mut len: u64) -> Result<()> {
     Ok(())
 }
 
-/// The content of a file, to be read once.
-enum Opened<'a> {
-    Bytes(&'a [u8]),
-    Range {
-        file: &'a dyn layer_model::ReadAt,
-        offset: u64,
-    },
-    /// What is left of a stream; holes are not in it.
-    Stream(&'a mut dyn BufRead),
+/// A file that has to have the size that it was planned with.
+struct PlannedFile {
+    file: Box<dyn ReadAt>,
+    size: u64,
 }
 
-impl<'a> Opened<'a> {
-    fn new(content: Content<'a>) -> Result<Self> {
-        Ok(match content.into_parts().1 {
-            Body::Bytes(bytes) => Self::Bytes(bytes),
-            Body::Range { file, offset } => Self::Range { file, offset },
-            Body::Stream(stream) => Self::Stream(stream),
-            Body::Sparse { packed, .. } => Self::Stream(packed),
-            _ => return Err(Error::new(ErrorKind::NotSupported, "content of a form that is not known here")),
-        })
-    }
-
-    /// Writes one piece. Of a stream pieces are taken in their order, and leave nothing out.
-    fn write(&mut self, piece: Piece, out: &mut impl ImageWrite) -> Result<()> {
+impl PlannedFile {
+    fn write(&self, piece: Piece, out: &mut impl ImageWrite) -> Result<()> {
         let mut done = 0;
         while done < piece.len {
-            let at = piece.offset + done;
-            let n = out.fill_with(piece.len - done, &mut |memory| match self {
-                Self::Bytes(bytes) => {
-                    let from = bytes.get(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default();
-                    let n = from.len().min(memory.len());
-                    memory[..n].copy_from_slice(&from[..n]);
-                    Ok(n)
+            let n = out.fill_with(piece.len - done, &mut |memory| {
+                loop {
+                    match self.file.read_at(memory, piece.offset + done) {
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        read => return read.during("read file"),
+                    }
                 }
-                Self::Range { file, offset } => again(|| file.read_at(memory, offset.saturating_add(at))),
-                Self::Stream(stream) => again(|| stream.read(memory)),
             })?;
             if n == 0 {
-                let message = format!("content ends {} bytes early", piece.len - done);
-                return Err(Error::new(ErrorKind::Truncated, message));
+                return Err(self.changed());
             }
             done += n as u64;
         }
         Ok(())
     }
-}
 
-/// Reads, once more if a signal came between.
-fn again(mut read: impl FnMut() -> io::Result<usize>) -> Result<usize> {
-    loop {
-        match read() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            done => return done.during("read content"),
-        }
+    /// Sees whether the file has grown.
+    fn check(&self) -> Result<()> {
+        if self.file.len().during("stat file")? == self.size { Ok(()) } else { Err(self.changed()) }
+    }
+
+    fn changed(&self) -> Error {
+        let message = format!("file no longer has the {} bytes that it had", self.size);
+        Error::new(ErrorKind::FileChanged, message)
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use erofs_format::{Times, Timestamp, WriteOptions};
 use layer_apply::{ErofsImage, ErofsOptions, ErofsPlan, ErofsPlanner, ImageWrite};
 use layer_model::{
-    Base, Error, ErrorKind, LayerSource, MediaType, Monitor, Result,
+    Base, Error, ErrorKind, LayerSource, LayerTree, MediaType, Monitor, Result,
     media::{self, Compression, LayerType},
     road,
 };
@@ -28,16 +28,16 @@ pub(crate) fn plan(
     road::pump(source, planner, monitor)
 }
 
-/// Writes the planned image with the content of `source`, compressed and hashed on the way.
+/// Writes the planned image with the content that `tree` has, compressed and hashed on the way.
 pub(crate) fn write_planned<W: Write>(
     plan: &ErofsPlan,
-    source: &mut dyn LayerSource,
+    tree: &dyn LayerTree,
     out: W,
     options: &DiffOptions,
     monitor: &dyn Monitor,
 ) -> Result<(W, LayerDescriptor)> {
     let out = Blob(blob_writer(out, options, Some(erofs_media_type(options)?))?);
-    let (Blob(blob), _) = plan.write(source, out, monitor)?;
+    let (Blob(blob), _) = plan.write(tree, out, monitor)?;
     let (out, summary) = blob.finish()?;
     Ok((out, summary.into()))
 }
