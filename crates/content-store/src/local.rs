@@ -246,7 +246,7 @@ impl Inner {
     /// All blobs of algorithms known here, in the order of digests.
     fn blobs(&self) -> Result<Vec<Digest>> {
         let mut all = Vec::new();
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512] {
+        for algorithm in Algorithm::ALL {
             if let Some(dir) = self.blobs.find_dir(algorithm.name())? {
                 let named = |name: &String| format!("{}:{name}", algorithm.name()).parse().ok();
                 all.extend(dir.names()?.iter().filter_map(named));

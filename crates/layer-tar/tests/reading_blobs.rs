@@ -130,7 +130,7 @@ fn digests_of_other_algorithms_are_checked_too() {
         let (_, summary) = content(&blob, media_type, options).unwrap();
         assert_eq!((summary.digest, summary.diff_id), (digest(&blob), Digest::sha256(&tar)));
     }
-    let unknown = BlobOptions::default().expect_digest(Some("blake3:00".parse().unwrap()));
+    let unknown = BlobOptions::default().expect_digest(Some("blake2b:00".parse().unwrap()));
     assert_eq!(kind(&tar, TAR, unknown), ErrorKind::NotSupported);
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod erofs;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use layerkit::model::digest::Algorithm;
 
 /// Container-image layers: unpack, mount, apply, diff, commit, keep.
 #[derive(Debug, Parser)]
@@ -171,12 +172,20 @@ pub(crate) struct Diff {
     pub(crate) changed: Changed,
     #[arg(long, value_enum, default_value = "tar")]
     pub(crate) format: BlobFormat,
+    /// What the blob is known by: sha256, sha384, sha512, or blake3, which containerd does not know
+    #[arg(long, value_name = "ALGORITHM", default_value = "sha256", value_parser = algorithm)]
+    pub(crate) digest_algorithm: Algorithm,
     /// Write the blob to this file
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Commit the blob to this content store
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
+}
+
+fn algorithm(name: &str) -> Result<Algorithm, String> {
+    Algorithm::from_name(name)
+        .ok_or_else(|| format!("one of {}", Algorithm::ALL.map(Algorithm::name).join(", ")))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -319,8 +319,7 @@ fn stray_files(store: &Inner, report: &mut CheckReport) -> Result<()> {
     let mut stray = |path: String| report.problems.push(Problem::Stray { path });
     for algorithm in store.blobs.names()? {
         let below = format!("{}/{algorithm}", super::BLOBS);
-        let known =
-            [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512].iter().any(|a| a.name() == algorithm);
+        let known = Algorithm::from_name(&algorithm).is_some();
         if !store.blobs.stat(&algorithm)?.is_some_and(|stat| dir::is_dir(&stat)) {
             stray(below);
             continue;

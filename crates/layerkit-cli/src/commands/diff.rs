@@ -20,7 +20,7 @@ use crate::{
 
 pub(super) fn diff(args: &Diff, global: &Global) -> Result<Outcome> {
     let changed = changed(&args.changed);
-    let options = options(&args.changed, args.format, global)?;
+    let options = options(&args.changed, args.format, global)?.algorithm(args.digest_algorithm);
     watched("diff", global, None, |watch| {
         let diffed = match (&args.output, &args.store) {
             (Some(file), _) if file == Path::new("-") => {
