@@ -27,6 +27,8 @@ class Sample:
     """Peak resident memory, in bytes."""
     report: dict = field(default_factory=dict)
     """The JSON that the command printed."""
+    stolen: float = 0
+    """The share of the processors' time that went to others on the same host."""
 
 
 @dataclass
@@ -53,6 +55,10 @@ class Series:
     @property
     def peak(self):
         return max(s.peak for s in self.samples)
+
+    @property
+    def stolen(self):
+        return statistics.median(s.stolen for s in self.samples)
 
     @property
     def report(self):
@@ -86,6 +92,12 @@ def resident_peak(pid):
     except OSError:
         return 0
     return int(found[1]) * 1024 if found else 0
+
+
+def stolen_seconds():
+    """How long processors of this machine had to wait for those of its host, all together, since it started."""
+    with open("/proc/stat") as f:
+        return int(f.readline().split()[8]) / TICK
 
 
 def last_json(text):
