@@ -1,6 +1,7 @@
 //! EROFS images as layers: made of changes, and looked into.
 
 mod adopt;
+mod ahead;
 mod archive;
 mod copy;
 mod files;

@@ -99,7 +99,8 @@ impl<'a> LayerPath<'a> {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] when `name` is not a single component.
     pub fn join(self, name: &[u8]) -> Result<LayerPathBuf> {
-        let mut joined = self.to_owned();
+        let mut joined = LayerPathBuf(Vec::with_capacity(self.0.len() + 1 + name.len()));
+        joined.0.extend_from_slice(self.0);
         joined.push(name)?;
         Ok(joined)
     }

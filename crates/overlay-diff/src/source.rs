@@ -224,8 +224,7 @@ impl<'a> DiffSource<'a> {
     fn item(&mut self, item: Item) -> Result<()> {
         let Some(frame) = self.frames.last() else { return Ok(()) };
         let (pair, at) = (frame.pair.clone(), item.at);
-        let name = frame.names[position(at, &frame.names)].clone();
-        let path = pair.path.as_path().join(&name)?;
+        let path = pair.path.as_path().join(&frame.names[position(at, &frame.names)])?;
         match item.what {
             What::Remove { socket } => {
                 if socket {
@@ -248,10 +247,12 @@ impl<'a> DiffSource<'a> {
                 self.emit_ancestors();
                 let content = match (content, &entity.node.kind) {
                     (Bytes::Read(bytes), _) => Payload::Bytes(bytes),
-                    (Bytes::Unread, NodeKind::File { size }) if *size > 0 => match self.content {
-                        true => Payload::File { pair, name },
-                        false => Payload::Announced,
-                    },
+                    (Bytes::Unread, NodeKind::File { size }) if *size > 0 && !self.content => {
+                        Payload::Announced
+                    }
+                    (Bytes::Unread, NodeKind::File { size }) if *size > 0 => {
+                        Payload::File { pair, name: path.as_path().file_name().unwrap_or_default().into() }
+                    }
                     (Bytes::Unread, _) => Payload::Empty,
                 };
                 self.push_file(path, entity, content, linked)?;

@@ -134,16 +134,17 @@ impl Work for Rules {
         let mut out = Out {
             pair: pair.clone(),
             names: names.clone(),
-            items: Vec::new(),
+            items: Vec::with_capacity((end - start) as usize),
             unchanged: 0,
             sockets: Vec::new(),
         };
+        let mut path = pair.path.clone();
         for at in start..end {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::cancelled());
             }
             let name = &names[position(at, &names)];
-            let path = pair.path.as_path().join(name)?;
+            path.push(name)?;
             let only_removals = self.whiteouts_first.then(|| at as usize == position(at, &names));
             let spawn = |plan| {
                 let unit = Unit::Open { parent: pair.clone(), names: names.clone(), at, plan };
@@ -151,6 +152,7 @@ impl Work for Rules {
             };
             let place = Place { pair: &pair, name, path: path.as_path(), at };
             self.step(&place, only_removals, &mut out, &spawn).map_err(|error| error.at(path.as_path()))?;
+            path.pop();
         }
         Ok(out)
     }

@@ -6,6 +6,8 @@
 use std::{
     fmt,
     io::{self, Write},
+    thread,
+    time::Instant,
 };
 
 use erofs_format::{ImagePlan, Piece};
@@ -15,7 +17,9 @@ use layer_model::{
 };
 
 use super::{
-    ErofsOptions, ErofsWritten, erofs_error,
+    ErofsOptions, ErofsWritten,
+    ahead::{Ahead, FROM_MEMORY, Reader},
+    erofs_error,
     files::{FileList, ListedFile, Opener},
     output::{Output, Planned},
     tree::Builder,
@@ -106,19 +110,35 @@ impl ErofsPlan {
         out: W,
         monitor: &dyn Monitor,
     ) -> Result<(W, ErofsWritten)> {
+        let ahead = Ahead::default();
+        thread::scope(|scope| {
+            // Where the system has no more threads, files are read when their turn comes.
+            let ask = || drop(ahead.ask(tree, &self.files));
+            let _ = thread::Builder::new().name("read-ahead".into()).spawn_scoped(scope, ask);
+            self.write_read_by(ahead.reader(), tree, out, monitor)
+        })
+    }
+
+    fn write_read_by<W: ImageWrite>(
+        &self,
+        reader: Reader<'_>,
+        tree: &dyn LayerTree,
+        out: W,
+        monitor: &dyn Monitor,
+    ) -> Result<(W, ErofsWritten)> {
         let (mut out, image) = self.plan.write_before_data(out).map_err(erofs_error)?;
         let mut at = self.plan.metadata_size();
         let mut pieces = self.plan.pieces().peekable();
         let (mut opener, mut files) = (Opener::new(tree), self.files.reader());
         let mut token = 0;
-        while let Some(listed) = files.next_file()? {
+        while let Some(ListedFile { path, size }) = files.next_file()? {
+            let mut slow = false;
             // What was replaced has no place in the image.
             if pieces.peek().is_some_and(|piece| piece.token == token) {
                 if monitor.should_stop() {
                     return Err(Error::cancelled());
                 }
-                let ListedFile { path, size } = listed;
-                let file = PlannedFile { file: opener.open(path)?, size };
+                let mut file = PlannedFile { file: opener.open(path)?, size, slow: false };
                 while let Some(piece) = pieces.next_if(|piece| piece.token == token) {
                     zeros(&mut out, piece.position - at)?;
                     file.write(piece, &mut out).map_err(|error| error.at(path))?;
@@ -126,7 +146,9 @@ impl ErofsPlan {
                     at = piece.position + piece.len;
                 }
                 file.check().map_err(|error| error.at(path))?;
+                slow = file.slow;
             }
+            reader.through(size, slow);
             token += 1;
         }
         zeros(&mut out, self.plan.size() - at)?;
@@ -148,19 +170,19 @@ fn zeros(out: &mut impl Write, mut len: u64) -> Result<()> {
 struct PlannedFile {
     file: Box<dyn ReadAt>,
     size: u64,
+    /// Whether a read took longer than one from memory.
+    slow: bool,
 }
 
 impl PlannedFile {
-    fn write(&self, piece: Piece, out: &mut impl ImageWrite) -> Result<()> {
+    fn write(&mut self, piece: Piece, out: &mut impl ImageWrite) -> Result<()> {
         let mut done = 0;
         while done < piece.len {
             let n = out.fill_with(piece.len - done, &mut |memory| {
-                loop {
-                    match self.file.read_at(memory, piece.offset + done) {
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        read => return read.during("read file"),
-                    }
-                }
+                let begun = Instant::now();
+                let read = read_at(&*self.file, memory, piece.offset + done);
+                self.slow |= begun.elapsed() > FROM_MEMORY;
+                read
             })?;
             if n == 0 {
                 return Err(self.changed());
@@ -178,6 +200,16 @@ impl PlannedFile {
     fn changed(&self) -> Error {
         let message = format!("file no longer has the {} bytes that it had", self.size);
         Error::new(ErrorKind::FileChanged, message)
+    }
+}
+
+/// Reads once, again if a signal came between.
+fn read_at(file: &dyn ReadAt, memory: &mut [u8], offset: u64) -> Result<usize> {
+    loop {
+        match file.read_at(memory, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read.during("read file"),
+        }
     }
 }
 
