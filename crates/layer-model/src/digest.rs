@@ -213,7 +213,12 @@ mod tests {
         assert_eq!(Digest::sha256(b"").as_str(), empty);
         assert_eq!(empty.parse::<Digest>().unwrap(), Digest::sha256(b""));
         let empty = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
-        assert_eq!(Digester::new(Algorithm::Blake3).finish().as_str(), empty);
+        let mut blake3 = Digester::new(Algorithm::Blake3);
+        assert_eq!(blake3.clone().finish().as_str(), empty);
+        // The second of the official vectors: one byte, a zero.
+        blake3.update(&[0]);
+        let zero = "blake3:2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213";
+        assert_eq!(blake3.finish().as_str(), zero);
     }
 
     #[test]

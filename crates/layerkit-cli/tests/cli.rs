@@ -115,6 +115,41 @@ fn a_diff_prints_its_descriptor_and_is_the_same_each_time() {
 }
 
 #[test]
+fn layers_are_known_by_whatever_algorithm_is_asked_for() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&scratch.path().join(name));
+    tree(&scratch.path().join("tree"));
+    for (algorithm, digits) in [("sha256", 64), ("sha384", 96), ("sha512", 128), ("blake3", 64)] {
+        for format in ["tar+gzip", "erofs"] {
+            let diff = |to: &str, place: &str| {
+                let what = ["diff", "--walk", "--no-lower", "--upper", &at("tree"), "--format", format];
+                layerkit_ok([&what[..], &["--digest-algorithm", algorithm, to, place]].concat())
+            };
+            let stored = diff("--store", &at("store"));
+            let digest = stored["digest"].as_str().unwrap();
+            assert!(
+                digest.starts_with(algorithm) && digest.len() == algorithm.len() + 1 + digits,
+                "{digest}"
+            );
+            assert_eq!(diff("-o", &at("blob"))["digest"], digest);
+            // The store finds it, and checks whoever brings it again.
+            layerkit_ok(["store", "get", digest, "--store", &at("store"), "-o", &at("got")]);
+            assert_eq!(fs::read(at("got")).unwrap(), fs::read(at("blob")).unwrap());
+            layerkit_ok(["store", "put", &at("blob"), "--digest", digest, "--store", &at("other")]);
+            layerkit_fails([
+                "store",
+                "put",
+                &at("tree/etc/motd"),
+                "--digest",
+                digest,
+                "--store",
+                &at("third"),
+            ]);
+        }
+    }
+}
+
+#[test]
 fn a_layer_is_applied_from_a_file_from_standard_input_and_from_an_image() {
     let scratch = tempfile::tempdir().unwrap();
     let at = |name: &str| scratch.path().join(name);
