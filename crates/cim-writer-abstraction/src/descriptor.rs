@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use layer_model::{Digest, Error, ErrorKind, IoContext, Result};
+use layer_model::{Digest, Error, ErrorKind, Form, IoContext, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{CimKind, CimName, CimProfile};
@@ -263,8 +263,8 @@ impl Descriptor {
 impl DescribedKind {
     fn form(self) -> &'static str {
         match self {
-            Self::Forked => "forked CIM",
-            Self::Block => "block CIM",
+            Self::Forked => Form::FORKED_CIM.0,
+            Self::Block => Form::BLOCK_CIM.0,
             Self::Merged => "merged block CIM",
         }
     }

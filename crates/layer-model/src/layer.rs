@@ -26,6 +26,8 @@ impl Form {
     pub const FORKED_CIM: Form = Form("forked CIM");
     /// A block CIM.
     pub const BLOCK_CIM: Form = Form("block CIM");
+    /// A block CIM with a root digest.
+    pub const VERIFIED_BLOCK_CIM: Form = Form("verified block CIM");
 }
 
 impl fmt::Display for Form {

@@ -28,7 +28,7 @@ use layer_apply::{
     cim::{CimImport, import_block, import_forked},
     write_file,
 };
-use layer_model::{Error, ErrorKind, Monitor, Result, Stack};
+use layer_model::{Error, ErrorKind, Form, Monitor, Result, Stack};
 use layer_tar::ReadOptions;
 
 use crate::{DiffOptions, LayerDescriptor, LayerInput, changes::LayerChanges, diff::write_layer};
@@ -50,9 +50,9 @@ pub enum CimForm {
 impl CimForm {
     fn name(self) -> &'static str {
         match self {
-            Self::Forked => "forked CIM",
-            Self::Block => "block CIM",
-            Self::VerifiedBlock => "verified block CIM",
+            Self::Forked => Form::FORKED_CIM.0,
+            Self::Block => Form::BLOCK_CIM.0,
+            Self::VerifiedBlock => Form::VERIFIED_BLOCK_CIM.0,
         }
     }
 

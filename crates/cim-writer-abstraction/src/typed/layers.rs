@@ -222,13 +222,18 @@ impl Layer for ForkedCim {
     }
 }
 
+/// The form of block CIMs of this storage and integrity.
+pub(super) const fn block_form(on_device: bool, verified: bool) -> Form {
+    match (on_device, verified) {
+        (false, false) => Form::BLOCK_CIM,
+        (false, true) => Form::VERIFIED_BLOCK_CIM,
+        (true, false) => Form("block CIM on a device"),
+        (true, true) => Form("verified block CIM on a device"),
+    }
+}
+
 impl<S: BlockStorage, I: Integrity> Layer for BlockCim<S, I> {
-    const FORM: Form = match (S::MOUNT.bits() == SingleFile::MOUNT.bits(), I::SEALED) {
-        (true, false) => Form::BLOCK_CIM,
-        (true, true) => Form("verified block CIM"),
-        (false, false) => Form("block CIM on a device"),
-        (false, true) => Form("verified block CIM on a device"),
-    };
+    const FORM: Form = block_form(S::MOUNT.bits() != SingleFile::MOUNT.bits(), I::SEALED);
 
     fn as_tree(&self) -> Option<&dyn LayerTree> {
         self.beside.tree.is_some().then_some(self)

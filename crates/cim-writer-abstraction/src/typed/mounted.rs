@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use layer_model::{Error, ErrorKind, Result, Stack};
+use layer_model::{Error, ErrorKind, Layer, Result, Stack};
 
-use super::{BlockCim, BlockStorage, Container, ForkedCim, ImageDir, Integrity, RootDigest};
+use super::{
+    BlockCim, BlockStorage, Container, Device, ForkedCim, ImageDir, Integrity, RootDigest, layers::block_form,
+};
 use crate::{
     mount::{BlockSpec, ForkedSpec},
     plan::LayerDir,
@@ -41,13 +43,8 @@ impl BlockSpec {
     /// # Errors
     /// [`ErrorKind::WrongForm`] when the mount says that they are of another type, or verified and the handles are not.
     pub fn stack<S: BlockStorage, I: Integrity>(&self) -> Result<Option<Stack<BlockCim<S, I>>>> {
-        let form = |storage: &str, verified: bool| match (storage, verified) {
-            ("device", false) => "block CIM on a device",
-            ("device", true) => "verified block CIM on a device",
-            (_, false) => "block CIM",
-            (_, true) => "verified block CIM",
-        };
-        let (expected, got) = (form(S::NAME, I::SEALED), form(self.cim_type.name(), self.integrity));
+        let got = block_form(self.cim_type.name() == Device::NAME, self.integrity);
+        let (expected, got) = (BlockCim::<S, I>::FORM.0, got.0);
         if expected != got {
             return Err(Error::new(ErrorKind::WrongForm { expected, got }, "a mount of other block CIMs"));
         }
@@ -75,7 +72,7 @@ mod tests {
     use crate::{
         CimProfile,
         mount::{AnySpec, MountSpec, Reader},
-        typed::{Device, SingleFile, Unverified, Verified},
+        typed::{SingleFile, Unverified, Verified},
     };
 
     fn parsed(kind: &str, source: &str, options: &[&str]) -> AnySpec {
