@@ -28,13 +28,18 @@ pub struct Merged {
     layers: Arc<Layers>,
 }
 
+#[derive(Clone)]
 struct Layers {
     /// Nearest first.
     merged: Vec<Arc<dyn LayerTree>>,
     /// Layers that are only asked for the data of metacopy files with an absolute redirect.
     data_only: Vec<Arc<dyn LayerTree>>,
     follow_redirects: bool,
+    verify: Option<VerifyData>,
 }
+
+/// Fails unless the data of a metacopy file, of this length, has this digest.
+pub type VerifyData = fn(&dyn ReadAt, u64, &[u8; 32]) -> Result<()>;
 
 impl std::fmt::Debug for Merged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -54,22 +59,30 @@ impl Merged {
         if layers.is_empty() {
             return Err(Error::new(ErrorKind::InvalidArgument, "a merged view needs a layer"));
         }
-        Ok(Self {
-            layers: Arc::new(Layers { merged: layers, data_only: Vec::new(), follow_redirects: true }),
-        })
+        Ok(Self::of_layers(layers))
     }
 
     /// The view of a stack.
     pub fn of_stack<L: LayerTree + Clone + 'static>(stack: &Stack<L>) -> Self {
-        let merged = stack.iter().map(|layer| Arc::new(layer.clone()) as Arc<dyn LayerTree>).collect();
-        Self { layers: Arc::new(Layers { merged, data_only: Vec::new(), follow_redirects: true }) }
+        Self::of_layers(stack.iter().map(|layer| Arc::new(layer.clone()) as Arc<dyn LayerTree>).collect())
+    }
+
+    fn of_layers(merged: Vec<Arc<dyn LayerTree>>) -> Self {
+        let layers = Layers { merged, data_only: Vec::new(), follow_redirects: true, verify: None };
+        Self { layers: Arc::new(layers) }
+    }
+
+    /// The same view with another set of rules.
+    fn with(&self, change: impl FnOnce(&mut Layers)) -> Self {
+        let mut layers = Layers::clone(&self.layers);
+        change(&mut layers);
+        Self { layers: Arc::new(layers) }
     }
 
     /// The same view with data-only layers below, nearest first (overlay's `::` layers).
     #[must_use]
     pub fn with_data_only(self, data_only: Vec<Arc<dyn LayerTree>>) -> Self {
-        let follow_redirects = self.layers.follow_redirects;
-        Self { layers: Arc::new(Layers { merged: self.layers.merged.clone(), data_only, follow_redirects }) }
+        self.with(|layers| layers.data_only = data_only)
     }
 
     /// The same view as a mount with `redirect_dir=nofollow` gives it: where a redirect would have to be
@@ -77,17 +90,20 @@ impl Merged {
     /// refuses it (`EPERM`, KERNEL(6.18); what the directory was made of cannot be told without).
     #[must_use]
     pub fn without_redirects(self) -> Self {
-        let Layers { merged, data_only, .. } = &*self.layers;
-        let layers = Layers { merged: merged.clone(), data_only: data_only.clone(), follow_redirects: false };
-        Self { layers: Arc::new(layers) }
+        self.with(|layers| layers.follow_redirects = false)
+    }
+
+    /// The same view as a mount with `verity=on` gives it: the data of a metacopy file whose marker carries a digest is
+    /// checked by `verify` when it is opened (`ovl_validate_verity` in the kernel's `fs/overlayfs/util.c`).
+    #[must_use]
+    pub fn with_verified_data(self, verify: VerifyData) -> Self {
+        self.with(|layers| layers.verify = Some(verify))
     }
 
     /// The view of the layers below the nearest `skip` ones; [`None`] when nothing is left.
     pub fn below(&self, skip: usize) -> Option<Merged> {
-        let Layers { merged, data_only, follow_redirects } = &*self.layers;
-        let merged = merged.get(skip..).filter(|rest| !rest.is_empty())?.to_vec();
-        let layers = Layers { merged, data_only: data_only.clone(), follow_redirects: *follow_redirects };
-        Some(Merged { layers: Arc::new(layers) })
+        let merged = self.layers.merged.get(skip..).filter(|rest| !rest.is_empty())?.to_vec();
+        Some(self.with(|layers| layers.merged = merged))
     }
 }
 
@@ -348,14 +364,16 @@ impl LayerDir for MergedDir {
             return Ok(file);
         }
         let missing = || Error::new(ErrorKind::NotFound, "no such file").entry(name);
-        let mut hit = self.nearest(name)?.ok_or_else(missing)?;
-        if hit.node.markers.metacopy.is_some() {
-            hit = match self.data_of(name)? {
-                Data::Found(hit) => *hit,
-                Data::Late | Data::Nowhere => return Err(no_data(name)),
-            };
+        let hit = self.nearest(name)?.ok_or_else(missing)?;
+        let Some(metacopy) = &hit.node.markers.metacopy else { return hit.part.dir.open_file(&hit.name) };
+        let Data::Found(data) = self.data_of(name)? else { return Err(no_data(name)) };
+        let file = data.part.dir.open_file(&data.name)?;
+        if let (Some(verify), Some(digest), NodeKind::File { size }) =
+            (self.layers.verify, &metacopy.digest, &hit.node.kind)
+        {
+            verify(&*file, *size, digest)?;
         }
-        hit.part.dir.open_file(&hit.name)
+        Ok(file)
     }
 }
 

@@ -5,13 +5,15 @@ mod support;
 
 use std::{
     ffi::OsString,
-    fs,
+    fs::{self, Permissions},
     io::{Seek, SeekFrom, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use layerkit::kernel::{ErofsOptions, erofs};
+use rustix::fs::{XattrFlags, setxattr};
 use support::{
     Mounted, layerkit_fails, layerkit_ok,
     overlay::{change, overlay},
@@ -193,6 +195,38 @@ fn damaged_layers_leave_nothing() {
     let made = layerkit_ok(["convert", &from, &format!("oci:{}:case", layout.display()), "--to", "gzip"]);
     swap_diff_ids(&layout, made["manifest"].as_str().unwrap());
     fails(&layout, "DigestMismatch");
+}
+
+#[test]
+fn the_data_below_a_metacopy_is_checked_in_every_form() {
+    let test = "the_data_below_a_metacopy_is_checked_in_every_form";
+    need!(test, support::root());
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    // As a mount with `verity=on` leaves a file whose mode changed: the digest of one byte, an x, behind a header.
+    let digest = "dbbdfa9d606f7adeaa7f16dcfb0d49161c4cfb82d9d51cfb5cb43fa3dacb9e5b";
+    let digest = (0..64).step_by(2).map(|n| u8::from_str_radix(&digest[n..n + 2], 16).unwrap());
+    let marker: Vec<u8> = [0, 36, 0, 1].into_iter().chain(digest).collect();
+    fs::create_dir(at("upper")).unwrap();
+    let file = fs::File::create_new(at("upper/f")).unwrap();
+    file.set_len(1).unwrap();
+    file.set_permissions(Permissions::from_mode(0o600)).unwrap();
+    let [impure, metacopy] = ["trusted.overlay.impure", "trusted.overlay.metacopy"];
+    setxattr(at("upper"), impure, b"y", XattrFlags::empty()).unwrap();
+    setxattr(at("upper/f"), metacopy, &marker, XattrFlags::empty()).unwrap();
+    for (content, right) in [("x", true), ("y", false)] {
+        fs::create_dir(at(content)).unwrap();
+        fs::write(at(content).join("f"), content).unwrap();
+        for format in ["tar", "erofs"] {
+            let [upper, lower, out] = [at("upper"), at(content), at("blob")].map(PathBuf::into_os_string);
+            let words = ["diff", "--format", format, "--upper"].map(OsString::from);
+            let args = words.into_iter().chain([upper, "--lower".into(), lower, "-o".into(), out]);
+            match right {
+                true => drop(layerkit_ok(args)),
+                false => assert_eq!(layerkit_fails(args)["kind"], "InvalidUpper", "{format}"),
+            }
+        }
+    }
 }
 
 /// Makes the config of the only image say the diff ids in another order.

@@ -37,7 +37,6 @@ pub(crate) struct Rules {
     pub(crate) style: OpaqueStyle,
     pub(crate) follow_redirects: bool,
     pub(crate) whiteouts_first: bool,
-    pub(crate) verify_metacopy: bool,
     pub(crate) small_file: u64,
     /// Whether this is an upper walk, with markers.
     pub(crate) upper_walk: bool,
@@ -314,9 +313,6 @@ impl Rules {
             return Err(unsupported("no lower layer has the data of the file"));
         };
         node.data = Some(data);
-        if let Some(metacopy) = node.markers.metacopy.as_mut().filter(|_| !self.verify_metacopy) {
-            metacopy.digest = None;
-        }
         Ok(())
     }
 

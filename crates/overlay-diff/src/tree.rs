@@ -72,7 +72,6 @@ impl TreeDiffer {
             style: OpaqueStyle::Explicit,
             follow_redirects: true,
             whiteouts_first: common.whiteouts_first,
-            verify_metacopy: true,
             small_file: common.read_at_once(),
             upper_walk: false,
             lowers: None,

@@ -21,6 +21,7 @@ use crate::{
     step::Rules,
     topology::Topology,
     tree::Rooted,
+    verity,
 };
 
 /// Computes what an overlay upper directory changed.
@@ -120,6 +121,10 @@ impl UpperDiffer {
         if let Base::Layers(stack) = base {
             layers.extend(stack.iter().map(|layer| Arc::new(layer.clone()) as Arc<dyn LayerTree>));
         }
+        let mut view = follow(Merged::new(layers)?.with_data_only(options.data_only.clone()));
+        if !options.no_verity {
+            view = view.with_verified_data(verity::verify);
+        }
         let common = &options.common;
         let rules = Rules {
             profile: common.profile,
@@ -127,11 +132,10 @@ impl UpperDiffer {
             style: options.style(),
             follow_redirects: !options.nofollow_redirects,
             whiteouts_first: common.whiteouts_first,
-            verify_metacopy: !options.no_verity,
             small_file: common.read_at_once(),
             upper_walk: true,
             lowers,
-            view: Arc::new(follow(Merged::new(layers)?.with_data_only(options.data_only.clone()))),
+            view: Arc::new(view),
             topology: if options.detect_link_topology { Topology::Copies } else { Topology::Ignored },
             stop: Arc::new(AtomicBool::new(false)),
         };

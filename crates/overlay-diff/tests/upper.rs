@@ -6,11 +6,11 @@ mod support;
 use std::sync::Arc;
 
 use layer_model::{
-    Base, ErrorKind, LayerTree, Profile, Stack, WarningKind,
+    Base, ErrorKind, LayerPath, LayerSource, LayerTree, Profile, Silent, Stack, WarningKind,
     testing::MemoryLayer,
-    tree::{Metacopy, NlinkDelta, Redirect},
+    tree::{LayerTreeExt, Metacopy, NlinkDelta, Redirect},
 };
-use overlay_diff::{OpaqueStyle, UpperOptions, XattrPolicy};
+use overlay_diff::{OpaqueStyle, UpperDiffer, UpperOptions, XattrPolicy};
 use support::{layer, upper, upper_over};
 
 fn tree() -> MemoryLayer {
@@ -382,6 +382,15 @@ fn a_metacopy_with_a_digest_takes_no_other_data() {
     let other = Stack::of(tree().file("f", "y"));
     let error = upper(UpperOptions::new(), Base::Layers(&other), &layer).map(|o| o.lines()).unwrap_err();
     assert_eq!((error.kind(), error.entry_path()), (&ErrorKind::InvalidUpper, Some(&b"f"[..])));
+    // Nor does who reads the content after the walk.
+    let later = |options: UpperOptions| {
+        let differ = UpperDiffer::new(options.content(false));
+        let mut source = differ.changes_of(&layer, Base::Layers(&other), &Silent).unwrap();
+        while source.next_change().unwrap().is_some() {}
+        source.tree().open_path(LayerPath::new(b"f").unwrap()).map(|file| file.len().unwrap())
+    };
+    assert_eq!(later(UpperOptions::new()).unwrap_err().kind(), &ErrorKind::InvalidUpper);
+    assert_eq!(later(UpperOptions::new().verify_metacopy(false)).unwrap(), 1);
     let trusting = UpperOptions::new().verify_metacopy(false);
     assert_eq!(upper(trusting, Base::Layers(&other), &layer).unwrap().lines(), ["f f 600 \"y\""]);
 }
