@@ -9,6 +9,7 @@ use crate::{
     CimName,
     descriptor::{DescribedKind, Descriptor},
     model::{ImageTree, View},
+    mount::BlockCimType,
     plan::{HiveSource, LayerDir},
 };
 
@@ -223,17 +224,17 @@ impl Layer for ForkedCim {
 }
 
 /// The form of block CIMs of this storage and integrity.
-pub(super) const fn block_form(on_device: bool, verified: bool) -> Form {
-    match (on_device, verified) {
-        (false, false) => Form::BLOCK_CIM,
-        (false, true) => Form::VERIFIED_BLOCK_CIM,
-        (true, false) => Form("block CIM on a device"),
-        (true, true) => Form("verified block CIM on a device"),
+pub(super) const fn block_form(storage: BlockCimType, verified: bool) -> Form {
+    match (storage, verified) {
+        (BlockCimType::File, false) => Form::BLOCK_CIM,
+        (BlockCimType::File, true) => Form::VERIFIED_BLOCK_CIM,
+        (BlockCimType::Device, false) => Form("block CIM on a device"),
+        (BlockCimType::Device, true) => Form("verified block CIM on a device"),
     }
 }
 
 impl<S: BlockStorage, I: Integrity> Layer for BlockCim<S, I> {
-    const FORM: Form = block_form(S::MOUNT.bits() != SingleFile::MOUNT.bits(), I::SEALED);
+    const FORM: Form = block_form(S::TYPE, I::SEALED);
 
     fn as_tree(&self) -> Option<&dyn LayerTree> {
         self.beside.tree.is_some().then_some(self)

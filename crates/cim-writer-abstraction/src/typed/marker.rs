@@ -7,6 +7,7 @@ use layer_model::Result;
 use crate::{
     Capabilities,
     caps::{CanVerify, CanWriteBlocks},
+    mount::BlockCimType,
     op::{CimKind, CreateFlags, MergeFlags, MountFlags},
 };
 
@@ -33,7 +34,7 @@ pub trait BlockStorage: Storage {
     /// What says so when it is mounted.
     const MOUNT: MountFlags;
     /// What `blockCIMType=` says.
-    const NAME: &'static str;
+    const TYPE: BlockCimType;
 }
 
 /// In a directory with the images that it was forked from, and those forked from it.
@@ -71,14 +72,14 @@ impl BlockStorage for SingleFile {
     const CREATE: CreateFlags = CreateFlags::SINGLE_FILE;
     const MERGE: MergeFlags = MergeFlags::SINGLE_FILE;
     const MOUNT: MountFlags = MountFlags::SINGLE_FILE;
-    const NAME: &'static str = "file";
+    const TYPE: BlockCimType = BlockCimType::File;
 }
 
 impl BlockStorage for Device {
     const CREATE: CreateFlags = CreateFlags::BLOCK_DEVICE;
     const MERGE: MergeFlags = MergeFlags::BLOCK_DEVICE;
     const MOUNT: MountFlags = MountFlags::BLOCK_DEVICE;
-    const NAME: &'static str = "device";
+    const TYPE: BlockCimType = BlockCimType::Device;
 }
 
 /// Whether an image has a root digest.

@@ -5,7 +5,7 @@ use std::path::Path;
 use layer_model::{Error, ErrorKind, Layer, Result, Stack};
 
 use super::{
-    BlockCim, BlockStorage, Container, Device, ForkedCim, ImageDir, Integrity, RootDigest, layers::block_form,
+    BlockCim, BlockStorage, Container, ForkedCim, ImageDir, Integrity, RootDigest, layers::block_form,
 };
 use crate::{
     mount::{BlockSpec, ForkedSpec},
@@ -43,8 +43,7 @@ impl BlockSpec {
     /// # Errors
     /// [`ErrorKind::WrongForm`] when the mount says that they are of another type, or verified and the handles are not.
     pub fn stack<S: BlockStorage, I: Integrity>(&self) -> Result<Option<Stack<BlockCim<S, I>>>> {
-        let got = block_form(self.cim_type.name() == Device::NAME, self.integrity);
-        let (expected, got) = (BlockCim::<S, I>::FORM.0, got.0);
+        let (expected, got) = (BlockCim::<S, I>::FORM.0, block_form(self.cim_type, self.integrity).0);
         if expected != got {
             return Err(Error::new(ErrorKind::WrongForm { expected, got }, "a mount of other block CIMs"));
         }
@@ -72,7 +71,7 @@ mod tests {
     use crate::{
         CimProfile,
         mount::{AnySpec, MountSpec, Reader},
-        typed::{SingleFile, Unverified, Verified},
+        typed::{Device, SingleFile, Unverified, Verified},
     };
 
     fn parsed(kind: &str, source: &str, options: &[&str]) -> AnySpec {
