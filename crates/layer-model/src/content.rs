@@ -40,20 +40,31 @@ pub trait ReadAt: Send + Sync {
         None
     }
 
+    /// Reads as [`ReadAt::read_at`] does, again if a signal came between.
+    ///
+    /// # Errors
+    /// Those of the operating system but for [`io::ErrorKind::Interrupted`].
+    fn read_some_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            match self.read_at(buf, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+
     /// Fills the whole buffer from `offset` on.
     ///
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] when there are fewer bytes; else those of the operating system.
     fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
-            match self.read_at(buf, offset) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => {
+            match self.read_some_at(buf, offset)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => {
                     buf = &mut buf[n..];
                     offset += n as u64;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
             }
         }
         Ok(())

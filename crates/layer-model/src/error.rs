@@ -192,6 +192,11 @@ impl Error {
         Self::new(ErrorKind::Cancelled, "cancelled by the caller")
     }
 
+    /// The error for a file that no longer has the `size` bytes that it was announced with.
+    pub fn changed_size(size: u64) -> Self {
+        Self::new(ErrorKind::FileChanged, format!("file no longer has the {size} bytes that it had"))
+    }
+
     /// Names the entry concerned, by its raw path. A name set earlier, nearer to the fault, is kept.
     #[must_use]
     pub fn entry(mut self, path: impl AsRef<[u8]>) -> Self {

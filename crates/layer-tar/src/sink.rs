@@ -2,7 +2,7 @@
 
 mod windows;
 
-use std::{fmt, io, io::Write};
+use std::{fmt, io::Write};
 
 use layer_model::{
     Action, Change, Content, Device, Entry, EntryKind, Error, ErrorKind, IoContext, LayerPath, LayerSink,
@@ -259,12 +259,7 @@ impl<W: Write> TarSink<'_, W> {
 }
 
 fn read_at(file: &dyn ReadAt, buf: &mut [u8], offset: u64) -> Result<usize> {
-    loop {
-        match file.read_at(buf, offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            read => return read.during("read content"),
-        }
-    }
+    file.read_some_at(buf, offset).during("read content")
 }
 
 fn mtime(options: &WriteOptions, metadata: Metadata) -> Timestamp {

@@ -7,7 +7,7 @@ use layer_model::{
     ReadAt, Result,
 };
 
-use crate::{pair::Pair, step::changed_size};
+use crate::pair::Pair;
 
 /// A change that is complete but for its content.
 pub(crate) struct Ready {
@@ -130,7 +130,7 @@ impl Guarded {
     fn check(&self) -> Result<()> {
         match self.file.len() {
             Ok(len) if len == self.size => Ok(()),
-            Ok(_) => Err(changed_size(self.size).at(self.path.as_path())),
+            Ok(_) => Err(Error::changed_size(self.size).at(self.path.as_path())),
             Err(error) => Err(Error::io("stat file", error).at(self.path.as_path())),
         }
     }
@@ -140,7 +140,7 @@ impl ReadAt for Guarded {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match self.file.read_at(buf, offset)? {
             0 if !buf.is_empty() && offset < self.size => {
-                Err(changed_size(self.size).at(self.path.as_path()).into())
+                Err(Error::changed_size(self.size).at(self.path.as_path()).into())
             }
             n => Ok(n),
         }

@@ -247,12 +247,11 @@ impl<'a> DiffSource<'a> {
                 self.emit_ancestors();
                 let content = match (content, &entity.node.kind) {
                     (Bytes::Read(bytes), _) => Payload::Bytes(bytes),
-                    (Bytes::Unread, NodeKind::File { size }) if *size > 0 && !self.content => {
-                        Payload::Announced
-                    }
-                    (Bytes::Unread, NodeKind::File { size }) if *size > 0 => {
-                        Payload::File { pair, name: path.as_path().file_name().unwrap_or_default().into() }
-                    }
+                    (Bytes::Unread, NodeKind::File { size }) if *size > 0 => match path.as_path().file_name()
+                    {
+                        Some(name) if self.content => Payload::File { pair, name: name.into() },
+                        _ => Payload::Announced,
+                    },
                     (Bytes::Unread, _) => Payload::Empty,
                 };
                 self.push_file(path, entity, content, linked)?;

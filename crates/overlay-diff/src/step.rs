@@ -412,26 +412,16 @@ fn read_small(file: &dyn ReadAt, size: u64) -> Result<Vec<u8>> {
     let mut bytes = vec![0; want.saturating_add(1)];
     let mut len = 0;
     loop {
-        match file.read_at(&mut bytes[len..], len as u64) {
-            Ok(n) => {
-                len += n;
-                // What ends at the announced size, one byte short of what was asked for, has its end there.
-                if n == 0 || len >= want {
-                    break;
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).during("read file"),
+        let n = file.read_some_at(&mut bytes[len..], len as u64).during("read file")?;
+        len += n;
+        // What ends at the announced size, one byte short of what was asked for, has its end there.
+        if n == 0 || len >= want {
+            break;
         }
     }
     if len != want {
-        return Err(changed_size(size));
+        return Err(Error::changed_size(size));
     }
     bytes.truncate(len);
     Ok(bytes)
-}
-
-/// The error for a file that has no longer the size that it was announced with.
-pub(crate) fn changed_size(size: u64) -> Error {
-    Error::new(ErrorKind::FileChanged, format!("file no longer has the {size} bytes that it had"))
 }

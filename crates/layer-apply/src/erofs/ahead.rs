@@ -6,7 +6,7 @@
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use layer_model::{LayerTree, ReadAt, Result};
@@ -15,7 +15,7 @@ use rustix::fs::{Advice, fadvise};
 use super::files::{FileList, Opener};
 
 /// How long a read from memory takes at most, of the pieces that files are read in.
-pub(super) const FROM_MEMORY: Duration = Duration::from_micros(250);
+const FROM_MEMORY: Duration = Duration::from_micros(250);
 
 /// How many bytes may be asked for before their turn.
 const AHEAD: u64 = 32 << 20;
@@ -48,13 +48,26 @@ struct State {
 pub(super) struct Reader<'a>(&'a Ahead);
 
 impl Reader<'_> {
-    /// The reader is through with `size` more bytes; `slow` says whether it had to wait for them.
-    pub(super) fn through(&self, size: u64, slow: bool) {
+    /// Does one read, and takes note if it had to wait.
+    pub(super) fn timed<T>(&self, read: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let done = read();
+        if begun.elapsed() > FROM_MEMORY {
+            self.waited();
+        }
+        done
+    }
+
+    fn waited(&self) {
+        let mut state = self.0.lock();
+        state.until = state.at + STRETCH;
+        self.0.moved.notify_one();
+    }
+
+    /// The reader is through with a file of `size` bytes.
+    pub(super) fn through(&self, size: u64) {
         let mut state = self.0.lock();
         state.at += size;
-        if slow {
-            state.until = state.at + STRETCH;
-        }
         if state.at < state.until {
             self.0.moved.notify_one();
         }
@@ -203,15 +216,16 @@ mod tests {
         thread::scope(|scope| {
             let helper = scope.spawn(|| ahead.ask(&tree, &files));
             let reader = ahead.reader();
-            (0..10).for_each(|_| reader.through(size, false));
+            (0..10).for_each(|_| reader.through(size));
             settles_at(0);
-            reader.through(size, true);
+            reader.through(size);
+            reader.waited();
             // Those behind the one that is being read now.
             settles_at(31);
-            (0..5).for_each(|_| reader.through(size, false));
+            (0..5).for_each(|_| reader.through(size));
             settles_at(36);
             // The sign counts for so many bytes.
-            (0..150).for_each(|_| reader.through(size, false));
+            (0..150).for_each(|_| reader.through(size));
             settles_at(count.load(SeqCst));
             assert!(count.load(SeqCst) <= 128, "{count:?}");
             drop(reader);

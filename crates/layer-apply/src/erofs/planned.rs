@@ -7,7 +7,6 @@ use std::{
     fmt,
     io::{self, Write},
     thread,
-    time::Instant,
 };
 
 use erofs_format::{ImagePlan, Piece};
@@ -18,7 +17,7 @@ use layer_model::{
 
 use super::{
     ErofsOptions, ErofsWritten,
-    ahead::{Ahead, FROM_MEMORY, Reader},
+    ahead::{Ahead, Reader},
     erofs_error,
     files::{FileList, ListedFile, Opener},
     output::{Output, Planned},
@@ -102,6 +101,8 @@ impl ErofsPlan {
 
     /// Writes the image, with the content of the files of `tree`: what the planned changes make of the layers below.
     ///
+    /// A thread of this call has the kernel read files ahead when they are not in its cache.
+    ///
     /// # Errors
     /// [`ErrorKind::FileChanged`] if a file is not what it was when it was planned; those of the tree and of the output.
     pub fn write<W: ImageWrite>(
@@ -132,13 +133,12 @@ impl ErofsPlan {
         let (mut opener, mut files) = (Opener::new(tree), self.files.reader());
         let mut token = 0;
         while let Some(ListedFile { path, size }) = files.next_file()? {
-            let mut slow = false;
             // What was replaced has no place in the image.
             if pieces.peek().is_some_and(|piece| piece.token == token) {
                 if monitor.should_stop() {
                     return Err(Error::cancelled());
                 }
-                let mut file = PlannedFile { file: opener.open(path)?, size, slow: false };
+                let file = PlannedFile { file: opener.open(path)?, size, reader: &reader };
                 while let Some(piece) = pieces.next_if(|piece| piece.token == token) {
                     zeros(&mut out, piece.position - at)?;
                     file.write(piece, &mut out).map_err(|error| error.at(path))?;
@@ -146,9 +146,8 @@ impl ErofsPlan {
                     at = piece.position + piece.len;
                 }
                 file.check().map_err(|error| error.at(path))?;
-                slow = file.slow;
             }
-            reader.through(size, slow);
+            reader.through(size);
             token += 1;
         }
         zeros(&mut out, self.plan.size() - at)?;
@@ -167,25 +166,22 @@ fn zeros(out: &mut impl Write, mut len: u64) -> Result<()> {
 }
 
 /// A file that has to have the size that it was planned with.
-struct PlannedFile {
+struct PlannedFile<'a> {
     file: Box<dyn ReadAt>,
     size: u64,
-    /// Whether a read took longer than one from memory.
-    slow: bool,
+    reader: &'a Reader<'a>,
 }
 
-impl PlannedFile {
-    fn write(&mut self, piece: Piece, out: &mut impl ImageWrite) -> Result<()> {
+impl PlannedFile<'_> {
+    fn write(&self, piece: Piece, out: &mut impl ImageWrite) -> Result<()> {
         let mut done = 0;
         while done < piece.len {
             let n = out.fill_with(piece.len - done, &mut |memory| {
-                let begun = Instant::now();
-                let read = read_at(&*self.file, memory, piece.offset + done);
-                self.slow |= begun.elapsed() > FROM_MEMORY;
-                read
+                let read = || self.file.read_some_at(memory, piece.offset + done);
+                self.reader.timed(read).during("read file")
             })?;
             if n == 0 {
-                return Err(self.changed());
+                return Err(Error::changed_size(self.size));
             }
             done += n as u64;
         }
@@ -194,21 +190,10 @@ impl PlannedFile {
 
     /// Sees whether the file has grown.
     fn check(&self) -> Result<()> {
-        if self.file.len().during("stat file")? == self.size { Ok(()) } else { Err(self.changed()) }
-    }
-
-    fn changed(&self) -> Error {
-        let message = format!("file no longer has the {} bytes that it had", self.size);
-        Error::new(ErrorKind::FileChanged, message)
-    }
-}
-
-/// Reads once, again if a signal came between.
-fn read_at(file: &dyn ReadAt, memory: &mut [u8], offset: u64) -> Result<usize> {
-    loop {
-        match file.read_at(memory, offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            read => return read.during("read file"),
+        if self.file.len().during("stat file")? == self.size {
+            Ok(())
+        } else {
+            Err(Error::changed_size(self.size))
         }
     }
 }
